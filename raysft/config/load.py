@@ -1,0 +1,120 @@
+"""TOML file or preset, plus overrides, to a validated `Config`; every mistake is a UserError."""
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from raysft.config.schema import Config
+from raysft.errors import UserError
+
+
+def preset_names() -> list[str]:
+    presets = files("raysft") / "presets"
+    return sorted(p.name.removesuffix(".toml") for p in presets.iterdir() if p.name[-5:] == ".toml")
+
+
+def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
+    """The config of a TOML file or preset with `section.key=value` overrides applied.
+
+    Raises UserError: no such file or preset, bad TOML, unknown key, wrong type or value.
+    """
+    raw = with_overrides(read_source(source), dict(parse_override(text) for text in overrides))
+    return validate(raw, where=source)
+
+
+def read_source(source: str) -> dict[str, Any]:
+    path = Path(source)
+    if path.suffix != ".toml" and source in preset_names():
+        text = (files("raysft") / "presets" / f"{source}.toml").read_text()
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        known = preset_names()
+        raise UserError(
+            f"no config file or preset {source!r}{did_you_mean(source, known)}\n"
+            f"presets: {', '.join(known)}"
+        )
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{source} is not valid TOML: {error}") from None
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`optim.lr=1e-5` to ("optim.lr", 1e-5). A value that is not TOML is a plain string, and
+    `none` puts the key back to its default."""
+    key, equals, value = text.partition("=")
+    if not equals or "." not in key:
+        raise UserError(f"--set {text!r} is not of the form section.key=value")
+    if value.strip() == "none":
+        return key.strip(), None
+    try:
+        return key.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key.strip(), value.strip()
+
+
+def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a raw config with dotted keys set, or removed where the value is None.
+
+    The one override path, for `--set` as for the trials and cases that are made from a config.
+    """
+    result: dict[str, Any] = json.loads(json.dumps(raw))
+    for dotted, value in overrides.items():
+        *sections, key = dotted.split(".")
+        table = result
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise UserError(f"{dotted}: {section} is a value, not a section")
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
+    return result
+
+
+def validate(raw: Mapping[str, Any], where: str) -> Config:
+    """Raises UserError that names every wrong key, with its location and what was expected."""
+    try:
+        # Through JSON, so that a list of the TOML file is a tuple of the frozen schema.
+        return Config.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        lines = [f"  {explain(detail)}" for detail in error.errors()]
+        raise UserError(f"{where}: the config is not valid\n" + "\n".join(lines)) from None
+
+
+def explain(detail: ErrorDetails) -> str:
+    # A union such as `str | tuple[str, ...]` adds its member's name to the location: leave it out.
+    location = [str(part) for part in detail["loc"] if not str(part).startswith(("tuple", "str"))]
+    dotted = ".".join(location)
+    if detail["type"] == "extra_forbidden":
+        return f"{dotted}: no such key{did_you_mean(location[-1], known_keys(location[:-1]))}"
+    if detail["type"] == "missing":
+        return f"{dotted}: this key is required"
+    message = detail["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if detail["type"] == "value_error":
+        return f"{dotted}: {message}" if dotted else message
+    return f"{dotted}: {message}, but it is {detail['input']!r}"
+
+
+def known_keys(sections: list[str]) -> list[str]:
+    model: Any = Config
+    for section in sections:
+        annotation = model.model_fields[section].annotation
+        members = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(m for m in members if isinstance(m, type) and issubclass(m, BaseModel))
+    return list(model.model_fields)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,195 @@
+"""The whole configuration: frozen, validated once at the edge, no key that does nothing.
+
+Every section is a table of the TOML file and every field a key that `--set section.key=value`
+reaches. Rules that need more than one field are in `Config.check_sections`.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+
+DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenizer built in
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    name: str | None = None  # default: the config's name and the UTC time
+    storage: str = "runs"
+    seed: CountOrZero = 0
+    max_steps: Count | None = None  # optimizer steps; when absent, `epochs` decides
+    epochs: PositiveFloat = 1.0
+    samples: CountOrZero = 3  # generated answers shown at the end
+
+
+class Shape(Section):
+    """A GPT-2 architecture; the vocabulary size comes from the tokenizer."""
+
+    n_layer: Count
+    n_embd: Count
+    n_head: Count
+    n_positions: Count = 1024
+
+    @model_validator(mode="after")
+    def check_heads(self) -> "Shape":
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
+        return self
+
+
+class Model(Section):
+    path: str | None = None  # hub id or folder
+    init: Literal["pretrained", "scratch"] = "pretrained"
+    tokenizer: str | None = None  # hub id, folder or "demo"; default: path
+    shape: Shape | None = None  # read by init = "scratch" only
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    activation_checkpointing: bool = False
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+
+    @property
+    def tokenizer_path(self) -> str:
+        return self.tokenizer or self.path or ""
+
+    @model_validator(mode="after")
+    def check_source(self) -> "Model":
+        if self.init == "pretrained" and not self.path:
+            raise ValueError('path is missing: a hub id or folder, or set init = "scratch"')
+        if self.init == "scratch" and not (self.shape or self.path):
+            raise ValueError('init = "scratch" needs a shape, or a path to take it from')
+        if not self.tokenizer_path:
+            raise ValueError('tokenizer is missing: a hub id, a folder, or "demo"')
+        return self
+
+
+class Data(Section):
+    path: str | tuple[str, ...] = DEMO  # files, globs, a hub id, or "demo"
+    format: Literal["auto", "alpaca", "prompt_completion"] = "auto"
+    template: Literal["plain", "alpaca"] = "plain"
+    split: str = "train"  # of a hub dataset
+    max_records: Count | None = None
+    eval_fraction: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.05
+    eval_path: str | tuple[str, ...] | None = None  # used instead of eval_fraction
+    mask_prompt: bool = True  # false: the loss is on every token
+    truncate: bool = True  # false: records longer than seq_len are dropped
+    on_bad_record: Literal["error", "skip"] = "error"
+
+
+class Batch(Section):
+    seq_len: Annotated[int, Field(ge=8)] = 512  # tokens
+    micro_batch_size: Count = 1  # records in one forward pass of one worker
+    global_batch_size: Count = 32  # records in one optimizer step
+
+
+class Optim(Section):
+    name: Literal["adamw", "adam"] = "adamw"
+    lr: PositiveFloat = 1e-5
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    eps: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0  # 0: no clipping
+    # "auto" takes DeepSpeed's CPU Adam where the optimizer runs on a CPU; its first use on a
+    # machine compiles it, which takes a minute or two.
+    cpu_kernel: Literal["auto", "torch"] = "auto"
+
+
+class Schedule(Section):
+    warmup_ratio: Fraction | None = None  # of all steps; default 0.05 when warmup_steps is absent
+    warmup_steps: CountOrZero | None = None
+    min_lr_ratio: Fraction = 0.1
+
+    @model_validator(mode="after")
+    def check_one_warmup(self) -> "Schedule":
+        if self.warmup_ratio is not None and self.warmup_steps is not None:
+            raise ValueError("set warmup_ratio or warmup_steps, not both")
+        return self
+
+
+class Engine(Section):
+    zero_stage: Literal[0, 1, 2, 3] = 3
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    offload_optimizer: bool = False
+    offload_params: bool = False
+
+    @model_validator(mode="after")
+    def check_offload(self) -> "Engine":
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
+        if self.offload_params and self.zero_stage != 3:
+            raise ValueError("offload_params needs zero_stage 3")
+        return self
+
+
+class Scaling(Section):
+    workers: Count = 1
+    cpus_per_worker: Count = 1  # also the threads of a worker
+    gpus_per_worker: CountOrZero = 0  # 0: train on the CPU
+    max_failures: CountOrZero = 0  # restarts from the newest checkpoint
+
+
+class Checkpoint(Section):
+    every_steps: CountOrZero = 500  # and after the last step; 0: no checkpoints at all
+    keep: Count = 2
+
+
+class Eval(Section):
+    every_steps: CountOrZero = 100  # and before the first and after the last step; 0: only those
+    max_records: Count = 500
+    micro_batch_size: Count | None = None  # default: batch.micro_batch_size
+    exact_match_records: CountOrZero = 0  # held-out records answered and compared at the end
+
+
+class Log(Section):
+    every_steps: Count = 10
+    tensorboard: bool = True
+
+
+class Config(Section):
+    run: Run = Run()
+    model: Model
+    data: Data = Data()
+    batch: Batch = Batch()
+    optim: Optim = Optim()
+    schedule: Schedule = Schedule()
+    engine: Engine = Engine()
+    scaling: Scaling = Scaling()
+    checkpoint: Checkpoint = Checkpoint()
+    eval: Eval = Eval()
+    log: Log = Log()
+
+    @property
+    def grad_accum_steps(self) -> int:
+        """Forward passes of one worker in one optimizer step."""
+        return self.batch.global_batch_size // (self.scaling.workers * self.batch.micro_batch_size)
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.scaling.gpus_per_worker > 0
+
+    @model_validator(mode="after")
+    def check_sections(self) -> "Config":
+        step = self.scaling.workers * self.batch.micro_batch_size
+        if self.batch.global_batch_size % step:
+            raise ValueError(
+                f"batch.global_batch_size {self.batch.global_batch_size} is not a multiple of "
+                f"scaling.workers {self.scaling.workers} x batch.micro_batch_size "
+                f"{self.batch.micro_batch_size} = {step}"
+            )
+        shape = self.model.shape
+        if self.model.init == "scratch" and shape and self.batch.seq_len > shape.n_positions:
+            raise ValueError(
+                f"batch.seq_len {self.batch.seq_len} is past model.shape.n_positions "
+                f"{shape.n_positions}: GPT-2 has no position embeddings beyond it"
+            )
+        if self.model.tokenizer_path == DEMO and self.data.path != DEMO:
+            raise ValueError(
+                'model.tokenizer = "demo" knows the demo records only: set model.tokenizer to a '
+                "hub id or folder for data.path " + repr(self.data.path)
+            )
+        return self

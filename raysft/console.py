@@ -1,0 +1,188 @@
+"""Renders the events of a job for a person, on standard error."""
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+Event = Mapping[str, Any]
+stderr = Console(stderr=True, highlight=False)
+stdout = Console(highlight=False)
+
+
+def error(message: str) -> None:
+    """One red line, and what to do under it."""
+    stderr.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+
+
+def warning(message: str) -> None:
+    stderr.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def fact(name: str, value: str) -> None:
+    stderr.print(f"  [dim]{name:<14}[/] {escape(value)}", soft_wrap=True)
+
+
+def seconds(value: float) -> str:
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def number(spec: str) -> Callable[[Any], str]:
+    return lambda value: format(value, spec)
+
+
+# Heading, key of the metrics event, width, format.
+COLUMNS: list[tuple[str, str, int, Callable[[Any], str]]] = [
+    ("step", "step", 6, number(",")),
+    ("loss", "loss", 8, number(".4f")),
+    ("held-out", "eval_loss", 9, number(".4f")),
+    ("rate", "lr", 9, number(".2e")),
+    ("grad norm", "grad_norm", 10, number(".3f")),
+    ("tokens/s", "tokens_per_second", 9, number(",.0f")),
+    ("superv./s", "supervised_tokens_per_second", 10, number(",.0f")),
+    ("GiB", "peak_memory_gib", 6, number(".2f")),
+    ("left", "time_left_s", 8, seconds),
+]
+
+
+def metrics_row(event: Event) -> str:
+    cells = []
+    for _, key, width, render in COLUMNS:
+        value = event.get(key)
+        cells.append(f"{'' if value is None else render(value):>{width}}")
+    return "".join(cells)
+
+
+class Renderer:
+    """Prints what happens; in a terminal, a line below it shows what is under way."""
+
+    def __init__(self, total_steps: int | None) -> None:
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            console=stderr,
+            transient=True,
+        )
+        self.task = self.progress.add_task("starting", total=total_steps)
+        self.live = Live(self.progress, console=stderr, transient=True)
+        self.heading_due = True
+        self.end: Event | None = None
+
+    def __enter__(self) -> "Renderer":
+        if stderr.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(Exception):
+            self.live.stop()
+
+    def __call__(self, event: Event) -> None:
+        show = getattr(self, f"on_{event['event']}", None)
+        if show is not None:
+            show(event)
+
+    def on_status(self, event: Event) -> None:
+        self.progress.update(self.task, description=event["message"])
+        if not stderr.is_terminal:
+            stderr.print(f"[dim]{event['message']}[/]")
+
+    def on_warning(self, event: Event) -> None:
+        warning(event["message"])
+
+    def on_data(self, event: Event) -> None:
+        fact(
+            "records",
+            f"{event['num_read']:,} read as {event['format']}: {event['num_records']:,} to train, "
+            f"{event['num_eval_records']:,} held out, {event['num_dropped']:,} dropped",
+        )
+        share = event["supervised_tokens"] / event["tokens"]
+        fact(
+            "tokens",
+            f"{event['tokens']:,} to train, {event['supervised_tokens']:,} ({share:.0%}) supervised",
+        )
+        for reason, count in event["dropped"].items():
+            first = event["first_dropped"][reason]
+            warning(f"{count:,} records dropped: {reason} (first: {first})")
+        for what in ("prompts", "responses"):
+            if count := event[f"{what}_truncated"]:
+                end = " and have no end token to learn" if what == "responses" else ""
+                warning(f"{count:,} {what} were cut to fit batch.seq_len{end}")
+
+    def on_workers(self, event: Event) -> None:
+        hardware = event["observed"]["gpu"] or event["observed"]["cpu"]
+        fact("parameters", f"{event['parameters']:,}")
+        fact("hardware", f"{event['world_size']} workers, {hardware}")
+        optimizer, _, fallback = event["optimizer"].partition("; ")
+        fact("optimizer", optimizer)
+        if fallback:
+            warning(fallback)
+        self.progress.update(self.task, description="training")
+
+    def on_resumed(self, event: Event) -> None:
+        fact("resumed", f"after step {event['step']:,}")
+        self.progress.update(self.task, completed=event["step"])
+
+    def on_metrics(self, event: Event) -> None:
+        if self.heading_due:
+            self.heading_due = False
+            headings = "".join(f"{name:>{width}}" for name, _, width, _ in COLUMNS)
+            stderr.print(f"[bold]{headings}[/]", soft_wrap=True)
+        stderr.print(metrics_row(event), soft_wrap=True)
+        if event.get("skipped_steps"):
+            warning(
+                f"fp16 overflowed: {event['skipped_steps']} updates skipped, loss scale lowered"
+            )
+        self.progress.update(self.task, completed=event["step"])
+
+    def on_sample(self, event: Event) -> None:
+        stderr.print()
+        for name, style in (("instruction", "dim"), ("reference", "cyan"), ("answer", "green")):
+            lines = escape(event[name]).splitlines() or [""]
+            stderr.print(f"  [dim]{name:<12}[/][{style}]{lines[0]}[/]", soft_wrap=True)
+            for line in lines[1:]:
+                stderr.print(f"  {'':<12}[{style}]{line}[/]", soft_wrap=True)
+
+    def on_end(self, event: Event) -> None:
+        self.end = event
+        self.live.stop()
+        if event["summary"]["status"] == "done":
+            stderr.print(closing_table(event["summary"]))
+
+
+def closing_table(summary: Event) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=f"{summary['run_dir']}: done", title_justify="left")
+    table.add_column("", style="dim")
+    table.add_column("first", justify="right")
+    table.add_column("last", justify="right")
+    for name, key in (("training loss", "train_loss"), ("held-out loss", "eval_loss")):
+        first, last = summary[f"{key}_first"], summary[f"{key}_last"]
+        table.add_row(name, *("" if v is None else f"{v:.4f}" for v in (first, last)))
+    rows = [
+        ("steps", "steps", number(",")),
+        ("tokens seen", "tokens_seen", number(",")),
+        ("supervised tokens seen", "supervised_tokens_seen", number(",")),
+        ("tokens/s", "tokens_per_second", number(",.0f")),
+        ("supervised tokens/s", "supervised_tokens_per_second", number(",.0f")),
+        ("step time, median", "step_time_p50_s", number(".3f")),
+        ("step time, 95 %", "step_time_p95_s", number(".3f")),
+        ("memory, largest worker, GiB", "peak_memory_gib", number(".2f")),
+        ("clipped steps", "clipped_steps", number(",")),
+        ("exact match, held out", "exact_match", number(".3f")),
+        ("export against engine, logits", "export_logit_difference", number(".1e")),
+        ("wall time", "wall_s", seconds),
+    ]
+    for name, key, render in rows:
+        if summary.get(key) is not None:
+            table.add_row(name, "", render(summary[key]))
+    return table

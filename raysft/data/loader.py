@@ -1,0 +1,62 @@
+"""What one rank reads of the data at every step."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from raysft.config.schema import Config
+from raysft.data.batch import Batch, rank_batches
+from raysft.data.dataset import Indices, TokenDataset, global_batch
+
+
+class StepData(NamedTuple):
+    batches: list[Batch]  # of this rank
+    tokens: int  # of the global batch, without padding
+    supervised_tokens: int  # of the global batch: known to every rank without asking the others
+
+
+@dataclass(frozen=True)
+class RankData:
+    config: Config
+    train: TokenDataset
+    heldout: TokenDataset
+    rank: int
+    world_size: int
+
+    def at(self, step: int) -> StepData:
+        batch = self.config.batch
+        indices = global_batch(len(self.train), batch.global_batch_size, self.config.run.seed, step)
+        return StepData(
+            self._share(self.train, indices, batch.micro_batch_size),
+            int(self._lengths[indices].sum()),
+            int(self._supervised[indices].sum()),
+        )
+
+    @cached_property
+    def eval_batches(self) -> list[Batch]:
+        size = self.config.eval.micro_batch_size or self.config.batch.micro_batch_size
+        return self._share(self.heldout, np.arange(len(self.heldout)), size)
+
+    @property
+    def probe(self) -> Tensor:
+        """Token ids of one record, int64 [T], to compare the exported model with the engine."""
+        dataset = self.heldout if len(self.heldout) else self.train
+        return torch.from_numpy(dataset.tokens(0).astype(np.int64))
+
+    def _share(self, dataset: TokenDataset, indices: Indices, size: int) -> list[Batch]:
+        return rank_batches(
+            dataset, indices, rank=self.rank, world_size=self.world_size, micro_batch_size=size
+        )
+
+    @cached_property
+    def _lengths(self) -> NDArray[np.int64]:
+        return self.train.lengths
+
+    @cached_property
+    def _supervised(self) -> NDArray[np.int64]:
+        return self.train.supervised

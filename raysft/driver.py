@@ -1,0 +1,155 @@
+"""`fit`: one training run on the Ray cluster this process is connected to."""
+
+import errno
+import math
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util.queue import Empty, Queue
+
+from raysft.config.schema import Config
+from raysft.data.dataset import Prepared
+from raysft.errors import RunError, UserError
+from raysft.train.metrics import Emit, Event
+from raysft.train.worker import WorkerJob, train_worker
+
+
+@dataclass(frozen=True)
+class RunResult:
+    totals: dict[str, Any]  # what train_worker returns on rank 0
+    num_restarts: int
+
+
+def total_steps(config: Config, num_records: int) -> int:
+    """Optimizer steps of the run."""
+    if config.run.max_steps is not None:
+        return config.run.max_steps
+    return math.ceil(config.run.epochs * num_records / config.batch.global_batch_size)
+
+
+def fit(
+    config: Config, prepared: Prepared, hf_config: Any, tokenizer: Any, run_dir: Path, emit: Emit
+) -> RunResult:
+    """Train on `config.scaling.workers` workers; `emit` gets every event, in this thread.
+
+    Raises UserError when the cluster is too small, RunError when the run fails.
+    """
+    require_resources(config, ray.cluster_resources())
+    events = Queue(actor_options={"num_cpus": 0})
+    job = WorkerJob(
+        config=config,
+        hf_config=hf_config,
+        tokenizer=tokenizer,
+        train=ray.put(prepared.train),
+        heldout=ray.put(prepared.heldout),
+        total_steps=total_steps(config, len(prepared.train)),
+        model_dir=run_dir / "model",
+        events=events,
+    )
+    starts = 0
+
+    def forward(event: Event) -> None:
+        nonlocal starts
+        starts += event["event"] == "workers"
+        if event["event"] == "workers" and starts > 1:
+            emit({"event": "warning", "message": f"workers were restarted ({starts - 1})"})
+        emit(event)
+
+    trainer = make_trainer(config, job, run_dir)
+    # In a thread of its own: this one forwards events, and stays free to be interrupted.
+    with_thread = ThreadPoolExecutor(max_workers=1)
+    future = with_thread.submit(trainer.fit)
+    while not future.done() or not events.empty():
+        try:
+            forward(events.get(timeout=0.5))
+        except (Empty, queue.Empty):
+            continue
+    try:
+        result = future.result()
+    except TrainingFailedError as error:
+        raise explain_failure(error) from error
+    return RunResult(totals=result.return_value, num_restarts=max(0, starts - 1))
+
+
+def make_trainer(config: Config, job: WorkerJob, run_dir: Path) -> TorchTrainer:
+    scaling = config.scaling
+    resources = {"CPU": scaling.cpus_per_worker}
+    if config.on_gpu:
+        resources["GPU"] = scaling.gpus_per_worker
+    return TorchTrainer(
+        train_worker,
+        train_loop_config={"job": job},
+        torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=scaling.workers, use_gpu=config.on_gpu, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name="checkpoints",
+            storage_path=str(run_dir),
+            failure_config=FailureConfig(max_failures=scaling.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep),
+            worker_runtime_env={"env_vars": worker_environment(config)},
+        ),
+    )
+
+
+def worker_environment(config: Config) -> dict[str, str]:
+    """Set before a worker starts, because these are read when a library is loaded."""
+    if config.on_gpu:
+        return {}
+    return {
+        "DS_ACCELERATOR": "cpu",
+        # glibc gives each thread a heap of its own, which for large models costs gigabytes.
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def require_resources(config: Config, available: dict[str, float]) -> None:
+    """Raises UserError at once where Ray would wait for ever for workers that cannot be placed."""
+    scaling = config.scaling
+    needs = {
+        "CPU": (scaling.workers * scaling.cpus_per_worker, "scaling.cpus_per_worker"),
+        "GPU": (scaling.workers * scaling.gpus_per_worker, "scaling.gpus_per_worker"),
+    }
+    for kind, (need, key) in needs.items():
+        has = int(available.get(kind, 0))
+        if need > has:
+            advice = "lower scaling.workers or " + key
+            if kind == "GPU":
+                advice = (
+                    "train on the CPU with scaling.gpus_per_worker = 0, or lower scaling.workers"
+                )
+            raise UserError(
+                f"too few {kind}s: {scaling.workers} workers x {need // scaling.workers} need "
+                f"{need}, and the cluster has {has}: {advice}"
+            )
+
+
+def explain_failure(error: TrainingFailedError) -> Exception:
+    """The cause a person can act on; the traceback is in the job's log."""
+    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
+    for cause in causes:
+        root: BaseException | None = cause
+        while root is not None:
+            if isinstance(root, UserError | RunError):
+                return root
+            if isinstance(root, OSError) and root.errno == errno.ENOSPC:
+                return disk_full(root)
+            root = root.__cause__ or getattr(root, "cause", None)
+    first = str(causes[0]).strip().splitlines()
+    return RunError(f"a worker failed: {first[-1] if first else type(causes[0]).__name__}")
+
+
+def disk_full(error: OSError) -> RunError:
+    where = f" while writing {error.filename}" if error.filename else ""
+    return RunError(
+        f"the disk is full{where}. Free some space, or set run.storage to another disk, "
+        "checkpoint.keep = 1, or checkpoint.every_steps = 0."
+    )

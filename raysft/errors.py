@@ -1,0 +1,13 @@
+"""The two ways a run ends early that the user is told about in one message, without a traceback."""
+
+
+class UserError(Exception):
+    """The input is wrong: config, data or path. Says what, where and what to do. Exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """The run failed for a reason outside the user's input, such as a full disk. Exit code 1."""
+
+    exit_code = 1

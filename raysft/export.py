@@ -1,0 +1,79 @@
+"""`raysft export`: the weights of a checkpoint as a Hugging Face folder, without Ray."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raysft import rundir
+from raysft.config.load import validate
+from raysft.config.schema import Config
+from raysft.errors import RunError, UserError
+
+
+def export_checkpoint(source: Path, to: Path | None) -> Path:
+    """`source` is a run directory (its newest checkpoint is taken) or one checkpoint folder.
+
+    The weights are the fp32 ones that the optimizer keeps, in the precision of the run.
+    Raises UserError when there is no checkpoint or the target exists.
+    """
+    run_dir, checkpoint = find_checkpoint(source)
+    target = to or run_dir / rundir.MODEL
+    if target.exists():
+        raise UserError(f"{target} exists: name another folder with --to, or remove it")
+    spec = rundir.read_json(run_dir / rundir.RUN)
+    config = validate(spec["config"], where=str(run_dir / rundir.RUN))
+    write_folder(config, checkpoint, target)
+    return target
+
+
+def find_checkpoint(source: Path) -> tuple[Path, Path]:
+    if (source / rundir.RUN).exists():
+        kept = rundir.checkpoints(source)
+        if not kept:
+            raise UserError(f"{source} has no checkpoint")
+        return source, kept[-1]
+    run_dir = source.resolve().parent.parent
+    if not (run_dir / rundir.RUN).exists():
+        raise UserError(f"{source} is neither a run directory nor a checkpoint in one")
+    return run_dir, source
+
+
+def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from raysft.generate import write_recipe
+    from raysft.samples import write_card
+    from raysft.train.checkpoint import HF_FOLDER
+    from raysft.train.model import DTYPES
+
+    weights = read_weights(config, checkpoint)
+    hf_config = AutoConfig.from_pretrained(checkpoint / HF_FOLDER)
+    model = AutoModelForCausalLM.from_config(hf_config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(model.all_tied_weights_keys)
+    if set(missing) - tied or unexpected:
+        raise RunError(
+            f"{checkpoint} does not fit its model: {missing} missing, {unexpected} extra"
+        )
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
+    AutoTokenizer.from_pretrained(checkpoint / HF_FOLDER).save_pretrained(partial)
+    write_recipe(partial, config.data.template)
+    write_card(config, partial)
+    partial.rename(target)
+
+
+def read_weights(config: Config, checkpoint: Path) -> dict[str, Any]:
+    """Full fp32 parameters by name, put together from the shards of all ranks."""
+    import torch
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    from raysft.train.checkpoint import TAG
+
+    if config.engine.zero_stage > 0:
+        weights: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
+        return weights
+    state = torch.load(checkpoint / TAG / "mp_rank_00_model_states.pt", weights_only=False)
+    module: dict[str, Any] = state["module"]
+    return module

@@ -1,0 +1,165 @@
+"""`python -m raysft.job RUN_DIR/run.json`: one run, from its run.json to its summary.json.
+
+Standard output carries one JSON event a line and nothing else; whatever libraries print goes to
+job.log in the run directory.
+"""
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TextIO
+
+from raysft import rundir
+from raysft.config.schema import Config
+from raysft.errors import RunError, UserError
+from raysft.train.metrics import Emit, Event, jsonl_writer, tensorboard_writer, without
+
+INTERRUPTED = 130
+
+
+def main(run_json: str) -> int:
+    path = Path(run_json)
+    run_dir = path.parent
+    events = take_stdout(run_dir / rundir.LOG)
+    spec = rundir.read_json(path)
+    config = Config.model_validate_json(json.dumps(spec["config"]))
+    emit = fan_out(config, run_dir, events)
+    summary: dict[str, Any] = {"status": "running", "verb": spec["verb"], "run_dir": str(run_dir)}
+    summary |= {"pid": os.getpid(), "host": os.uname().nodename}
+    summary |= {"stamp": spec["stamp"], "config": spec["config"]}
+    rundir.write_json(run_dir / rundir.SUMMARY, summary)
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.default_int_handler)
+    started = time.monotonic()
+    code = 0
+    try:
+        summary |= VERBS[spec["verb"]](config, run_dir, emit) | {"status": "done"}
+    except BaseException as error:
+        code, status, message = explain(error)
+        summary |= {"status": status, "error": message}
+    shut_down_ray()
+    summary["wall_s"] = round(time.monotonic() - started, 2)
+    try:
+        rundir.write_json(run_dir / rundir.SUMMARY, without(summary, "pid", "host"))
+        emit({"event": "end", "exit_code": code, "summary": summary})
+    except OSError:
+        traceback.print_exc()
+    return code
+
+
+def explain(error: BaseException) -> tuple[int, str, str]:
+    """Exit code, status and message for whatever ended the run; the traceback goes to the log."""
+    traceback.print_exc()
+    if isinstance(error, UserError | RunError):
+        return error.exit_code, "failed", str(error)
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        return INTERRUPTED, "interrupted", "interrupted"
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        from raysft.driver import disk_full
+
+        return 1, "failed", str(disk_full(error))
+    return 1, "failed", f"{type(error).__name__}: {error}"
+
+
+def take_stdout(log: Path) -> TextIO:
+    """The real standard output, for events; from here on prints and C libraries go to the log."""
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    return events
+
+
+def fan_out(config: Config, run_dir: Path, events: TextIO) -> Emit:
+    writers = [jsonl_writer(run_dir / rundir.METRICS)]
+    if config.log.tensorboard:
+        writers.append(tensorboard_writer(run_dir / "tensorboard"))
+
+    def emit(event: Event) -> None:
+        for write in writers:
+            write(event)
+        events.write(json.dumps(event) + "\n")
+
+    return emit
+
+
+def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
+    """Data, model config and tokenizer first: a mistake in them costs seconds, not a cluster."""
+    from raysft import driver
+    from raysft.data.dataset import prepare
+    from raysft.samples import finish_model
+    from raysft.train.model import load_model_config, load_tokenizer
+
+    emit({"event": "status", "message": "reading data"})
+    tokenizer = load_tokenizer(config)
+    hf_config = load_model_config(config, tokenizer)
+    prepared = prepare(config, tokenizer)
+    emit({"event": "data", **prepared.report.as_event()})
+    emit({"event": "status", "message": "starting Ray"})
+    start_ray()
+    emit({"event": "status", "message": "starting workers"})
+    observed: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+
+    def keep(event: Event) -> None:
+        if event["event"] == "workers":
+            observed.update(without(event, "event"))
+        if event["event"] == "metrics" and "loss" in event:
+            last.update(event)
+        emit(event)
+
+    result = driver.fit(config, prepared, hf_config, tokenizer, run_dir, keep)
+    shut_down_ray()
+    emit({"event": "status", "message": "writing answers to held-out records"})
+    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout_messages, emit)
+    report = prepared.report
+    return {
+        "model_dir": str(run_dir / rundir.MODEL),
+        "num_restarts": result.num_restarts,
+        "num_records": report.num_records,
+        "num_eval_records": report.num_eval_records,
+        "num_dropped": report.num_dropped,
+        "steps": result.totals["step"],
+        **without(result.totals, "step"),
+        "peak_memory_gib": last.get("peak_memory_gib"),
+        "mfu": None,  # the peak of the device is not measured
+        **answers,
+        "data": asdict(report) | {"dropped": dict(report.dropped)},
+        "workers": observed,
+    }
+
+
+VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {"train": train}
+
+
+def start_ray() -> None:
+    """Join the cluster this job was submitted to, or start one inside this process."""
+    import logging
+
+    import ray
+
+    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
+    if "RAY_ADDRESS" not in os.environ:  # set by `ray job submit`
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        options |= {
+            "address": "local",
+            "include_dashboard": False,
+            "num_cpus": len(os.sched_getaffinity(0)),
+        }
+    ray.init(**options)
+
+
+def shut_down_ray() -> None:
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,75 @@
+"""What a config comes to, as equations: printed before a run and by --dry-run."""
+
+from raysft.config.schema import Config
+
+
+def equations(config: Config) -> list[tuple[str, str]]:
+    """(name, equation) rows. Pure arithmetic: neither data nor model is read."""
+    batch, scaling, schedule = config.batch, config.scaling, config.schedule
+    rows = [
+        (
+            "global batch",
+            f"{batch.global_batch_size} records = {scaling.workers} workers x "
+            f"{batch.micro_batch_size} micro-batch x {config.grad_accum_steps} accumulation",
+        ),
+        (
+            "tokens a step",
+            f"at most {batch.global_batch_size * batch.seq_len:,} = "
+            f"{batch.global_batch_size} records x {batch.seq_len} seq_len",
+        ),
+        ("steps", steps_equation(config)),
+        ("learning rate", rate_equation(config)),
+        (
+            "workers",
+            f"{scaling.workers} x {scaling.cpus_per_worker} CPU"
+            + (f" + {scaling.gpus_per_worker} GPU" if config.on_gpu else ""),
+        ),
+        ("engine", engine_words(config)),
+    ]
+    shape = config.model.shape
+    if config.model.init == "scratch" and shape:
+        blocks = shape.n_layer * (12 * shape.n_embd**2 + 13 * shape.n_embd)
+        rows.insert(
+            0,
+            (
+                "model",
+                f"{blocks / 1e6:.1f} M parameters in blocks = {shape.n_layer} layers x "
+                f"(12 x {shape.n_embd}² + 13 x {shape.n_embd}), plus embeddings, from scratch",
+            ),
+        )
+    else:
+        rows.insert(0, ("model", f"{config.model.path}, {config.model.init}"))
+    if schedule.min_lr_ratio == 1.0:
+        rows.append(("note", "min_lr_ratio = 1: the rate stays constant after warmup"))
+    return rows
+
+
+def steps_equation(config: Config) -> str:
+    run, size = config.run, config.batch.global_batch_size
+    if run.max_steps is not None:
+        records = run.max_steps * size
+        return f"{run.max_steps:,} (run.max_steps) x {size} = {records:,} records seen"
+    return f"{run.epochs:g} epochs x training records / {size}, rounded up"
+
+
+def rate_equation(config: Config) -> str:
+    schedule, lr = config.schedule, config.optim.lr
+    if schedule.warmup_steps is not None:
+        warmup = f"{schedule.warmup_steps} steps"
+    else:
+        ratio = 0.05 if schedule.warmup_ratio is None else schedule.warmup_ratio
+        steps = config.run.max_steps
+        warmup = f"{ratio:g} of all steps"
+        if steps is not None:
+            warmup = f"{round(ratio * steps)} steps = {ratio:g} x {steps}"
+    floor = f"{lr * schedule.min_lr_ratio:g} = {schedule.min_lr_ratio:g} x {lr:g}"
+    return f"0 to {lr:g} in {warmup}, then cosine to {floor}"
+
+
+def engine_words(config: Config) -> str:
+    engine = config.engine
+    words = [f"ZeRO stage {engine.zero_stage}", engine.precision]
+    words += ["optimizer offloaded"] if engine.offload_optimizer else []
+    words += ["parameters offloaded"] if engine.offload_params else []
+    words += ["activation checkpointing"] if config.model.activation_checkpointing else []
+    return ", ".join(words)

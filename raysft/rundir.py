@@ -1,0 +1,63 @@
+"""The run directory: its files, and how a run ended."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raysft.errors import UserError
+
+RUN = "run.json"
+SUMMARY = "summary.json"
+METRICS = "metrics.jsonl"
+LOG = "job.log"  # what libraries print, and tracebacks
+MODEL = "model"
+CHECKPOINTS = "checkpoints"
+STARTED = (METRICS, CHECKPOINTS, MODEL)  # a folder with one of these has been trained in
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Moved into place, so that a reader never finds half a file."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, indent=2) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Raises UserError when the file is missing or damaged."""
+    try:
+        value: dict[str, Any] = json.loads(path.read_text())
+    except OSError:
+        raise UserError(f"there is no {path}: is {path.parent} a run directory?") from None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+    return value
+
+
+def checkpoints(run_dir: Path) -> list[Path]:
+    """The kept checkpoint folders, oldest first."""
+    return sorted(p for p in (run_dir / CHECKPOINTS).glob("checkpoint_*") if p.is_dir())
+
+
+def status(run_dir: Path) -> str:
+    """done, failed, interrupted, running, or died: it neither runs nor wrote how it ended."""
+    try:
+        summary = read_json(run_dir / SUMMARY)
+    except UserError:
+        return "planned"
+    if summary["status"] == "running" and not _alive(summary):
+        return "died"
+    return str(summary["status"])
+
+
+def _alive(summary: Mapping[str, Any]) -> bool:
+    if summary.get("host") != os.uname().nodename:
+        return True  # another machine's process: this one cannot know
+    try:
+        os.kill(int(summary["pid"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,46 @@
+"""`raysft runs`: one row for each run directory."""
+
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from raysft import rundir
+from raysft.errors import UserError
+
+STYLES = {"done": "green", "failed": "red", "died": "red", "interrupted": "yellow"}
+
+
+def runs_table(storage: Path) -> Table:
+    """Raises UserError when there is no such folder or no run in it."""
+    found = sorted(p.parent for p in storage.glob(f"*/{rundir.RUN}"))
+    if not found:
+        raise UserError(f"no run in {storage}: `raysft train` makes one")
+    table = Table(box=SIMPLE_HEAD)
+    for heading in ("run", "verb", "status", "submitted (UTC)"):
+        table.add_column(heading)
+    for heading in ("steps", "held-out loss", "exact match", "tokens/s", "wall s"):
+        table.add_column(heading, justify="right")
+    for run_dir in found:
+        table.add_row(*row(run_dir))
+    return table
+
+
+def row(run_dir: Path) -> list[str]:
+    status = rundir.status(run_dir)
+    style = STYLES.get(status, "default")
+    try:
+        spec = rundir.read_json(run_dir / rundir.RUN)
+        summary = {} if status == "planned" else rundir.read_json(run_dir / rundir.SUMMARY)
+    except UserError:
+        return [run_dir.name, "", "[red]damaged[/]"]
+    first, last = summary.get("eval_loss_first"), summary.get("eval_loss_last")
+    cells = [
+        str(summary.get("steps", "")),
+        f"{first:.3f} to {last:.3f}" if first is not None and last is not None else "",
+        f"{summary['exact_match']:.3f}" if summary.get("exact_match") is not None else "",
+        f"{summary['tokens_per_second']:,.0f}" if summary.get("tokens_per_second") else "",
+        f"{summary['wall_s']:.0f}" if "wall_s" in summary else "",
+    ]
+    utc = spec["stamp"]["utc"].removesuffix("+00:00").replace("T", " ")
+    return [run_dir.name, spec["verb"], f"[{style}]{status}[/]", utc, *cells]

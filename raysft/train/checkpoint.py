@@ -1,0 +1,123 @@
+"""Save and restore a run, and write its weights as a Hugging Face folder."""
+
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+import torch.distributed as dist
+
+from raysft.errors import RunError
+from raysft.train.metrics import Progress
+
+TAG = "state"  # DeepSpeed's name for the sub-folder of one checkpoint
+HF_FOLDER = "hf"  # config and tokenizer, so that any checkpoint can be exported
+PROBE_TOKENS = 64
+
+
+def save(engine: Any, tokenizer: Any, progress: Progress) -> None:
+    """Write engine, counters and RNG, and hand them to Ray Train. Every rank must call it.
+
+    Each rank reports the folder with its own shard only; Ray Train merges them into one.
+    """
+    rank = dist.get_rank()
+    folder = Path(tempfile.mkdtemp(prefix="raysft-checkpoint-"))
+    try:
+        engine.save_checkpoint(str(folder), tag=TAG, client_state={"progress": asdict(progress)})
+        torch.save(rng_state(), folder / f"rng_{rank}.pt")
+        if rank == 0:
+            engine.module.config.save_pretrained(folder / HF_FOLDER)
+            tokenizer.save_pretrained(folder / HF_FOLDER)
+        ray.train.report(
+            {"step": progress.step, "eval_loss": progress.eval_loss_last},
+            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
+        )
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(engine: Any) -> Progress | None:
+    """Load the newest checkpoint of this run into the engine; None where there is none."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return None
+    with checkpoint.as_directory() as folder:
+        loaded, client_state = engine.load_checkpoint(folder, tag=TAG)
+        if loaded is None:
+            raise RunError(f"the checkpoint {checkpoint.path} does not load")
+        rng = torch.load(Path(folder) / f"rng_{dist.get_rank()}.pt", weights_only=True)
+    set_rng_state(rng)
+    return Progress(**client_state["progress"])
+
+
+def rng_state() -> dict[str, torch.Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def set_rng_state(state: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> float | None:
+    """Write the weights the engine computes with as a Hugging Face folder, and check them.
+
+    Every rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
+    ids, int64 [T]) are compared with the engine's: returns the largest difference, None elsewhere.
+    Raises RunError when parameters are missing.
+    """
+    weights = gather_weights(engine)
+    engine.eval()
+    with torch.no_grad():
+        probe = probe[:PROBE_TOKENS].unsqueeze(0)
+        logits = engine(input_ids=probe.to(engine.device), use_cache=False).logits.float().cpu()
+    engine.train()
+    if weights is None:
+        return None
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    engine.module.save_pretrained(partial, state_dict=weights)
+    tokenizer.save_pretrained(partial)
+    dtype = next(iter(weights.values())).dtype
+    expected = sum(weight.numel() for weight in weights.values())
+    del weights
+    difference = compare_logits(partial, probe, logits, dtype, expected)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return difference
+
+
+def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
+    """All parameters and saved buffers on rank 0, one gathered at a time; None on other ranks."""
+    from deepspeed.zero import GatheredParameters
+
+    first = dist.get_rank() == 0
+    weights: dict[str, torch.Tensor] = {}
+    for name, parameter in engine.module.named_parameters():
+        with GatheredParameters([parameter], enabled=engine.zero_optimization_stage() == 3):
+            if first:
+                weights[name] = parameter.detach().cpu().clone()
+    saved = engine.module.state_dict().keys() if first else ()
+    buffers = {n: b.cpu() for n, b in engine.module.named_buffers() if n in saved}
+    return weights | buffers if first else None
+
+
+def compare_logits(
+    folder: Path, probe: torch.Tensor, logits: torch.Tensor, dtype: torch.dtype, expected: int
+) -> float:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    found = sum(parameter.numel() for parameter in model.parameters())
+    if found < expected:
+        raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
+    with torch.no_grad():
+        again = model(input_ids=probe, use_cache=False).logits.float()
+    return float((again - logits).abs().max())

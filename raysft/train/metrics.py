@@ -1,0 +1,145 @@
+"""From step results to reduced plain numbers, and from there to files."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+
+from raysft.errors import RunError
+from raysft.train.perf import peak_memory_gib, percentile
+from raysft.train.step import StepResult
+
+Event = dict[str, Any]
+Emit = Callable[[Event], None]
+
+
+def due(step: int, every: int, *, last: int) -> bool:
+    """Whether something done every n steps, and after the last one, is due after `step` steps."""
+    return step == last or (every > 0 and step % every == 0)
+
+
+@dataclass
+class Progress:
+    """The counters of a run: saved with every checkpoint, so that a resumed run goes on counting."""
+
+    step: int = 0  # optimizer steps taken; also the position of the sampler
+    applied_steps: int = 0  # without those that fp16 skipped; the position of the schedule
+    tokens_seen: int = 0  # without padding
+    supervised_tokens_seen: int = 0
+    clipped_steps: int = 0
+    train_loss_first: float | None = None
+    train_loss_last: float | None = None
+    eval_loss_first: float | None = None
+    eval_loss_last: float | None = None
+    eval_instruction_loss_last: float | None = None
+
+    def advance(self, tokens: int, supervised_tokens: int, *, applied: bool) -> None:
+        self.step += 1
+        self.applied_steps += applied
+        self.tokens_seen += tokens
+        self.supervised_tokens_seen += supervised_tokens
+
+    def record_train(self, loss: float, clipped_steps: int) -> None:
+        self.clipped_steps += clipped_steps
+        self.train_loss_last = loss
+        if self.train_loss_first is None:
+            self.train_loss_first = loss
+
+    def record_eval(self, loss: float | None, instruction_loss: float | None) -> None:
+        self.eval_loss_last = loss
+        self.eval_instruction_loss_last = instruction_loss
+        if self.step == 0:
+            self.eval_loss_first = loss
+
+
+@dataclass
+class Window:
+    """The steps since the last log line. Holds device tensors: nothing is read before `reduce`."""
+
+    results: list[StepResult] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)  # of each step, over all ranks, no padding
+    supervised: list[int] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def add(self, result: StepResult, tokens: int, supervised: int, seconds: float) -> None:
+        self.results.append(result)
+        self.tokens.append(tokens)
+        self.supervised.append(supervised)
+        self.seconds.append(seconds)
+
+    def reduce(self, device: torch.device, max_grad_norm: float, step: int) -> Event:
+        """One line of metrics over all ranks; every rank must call it. Raises RunError on NaN."""
+        losses = torch.stack([r.nll_sum for r in self.results]).double()
+        dist.all_reduce(losses)
+        memory = torch.tensor([peak_memory_gib(device)], device=device)
+        dist.all_reduce(memory, op=dist.ReduceOp.MAX)
+        norms = [float(r.grad_norm) for r in self.results]
+        applied = [r.applied for r in self.results]
+        loss = losses.sum().item() / sum(self.supervised)
+        if not math.isfinite(loss):
+            raise RunError(
+                f"the training loss is {loss} at step {step}: lower optim.lr, set "
+                "optim.max_grad_norm, or use engine.precision bf16 or fp32"
+            )
+        clipped = sum(0 < max_grad_norm < n for n, ok in zip(norms, applied, strict=True) if ok)
+        useful = [s for s, ok in zip(self.seconds, applied, strict=True) if ok]
+        return {
+            "loss": loss,
+            "grad_norm": norms[-1],
+            "clipped_steps": clipped,
+            "skipped_steps": len(applied) - sum(applied),
+            "tokens_per_second": rate(self.tokens, applied, useful),
+            "supervised_tokens_per_second": rate(self.supervised, applied, useful),
+            "step_time_s": percentile(self.seconds, 50),
+            "peak_memory_gib": memory.item(),
+        }
+
+
+def rate(counts: list[int], applied: list[bool], seconds: list[float]) -> float | None:
+    total = sum(count for count, ok in zip(counts, applied, strict=True) if ok)
+    return total / sum(seconds) if seconds else None
+
+
+class Writer(Protocol):
+    def __call__(self, event: Event) -> None: ...
+
+
+def jsonl_writer(path: Path) -> Writer:
+    """Appends the metrics of each log step and evaluation; a resumed run drops what it repeats."""
+
+    def write(event: Event) -> None:
+        if event["event"] == "resumed":
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if json.loads(line)["step"] <= event["step"]]
+            path.write_text("".join(line + "\n" for line in kept))
+        elif event["event"] == "metrics":
+            with path.open("a") as file:
+                file.write(json.dumps(without(event, "event")) + "\n")
+
+    return write
+
+
+def tensorboard_writer(folder: Path) -> Writer:
+    """The same numbers as scalars."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    board = SummaryWriter(str(folder))
+
+    def write(event: Event) -> None:
+        if event["event"] != "metrics":
+            return
+        for key, value in without(event, "event", "step", "time_left_s").items():
+            if value is not None:
+                board.add_scalar(key, value, event["step"])
+        board.flush()
+
+    return write
+
+
+def without(event: Mapping[str, Any], *keys: str) -> Event:
+    return {key: value for key, value in event.items() if key not in keys}

@@ -1,0 +1,112 @@
+"""Model and tokenizer from hub, folder or scratch, correct under ZeRO-3."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysft.config.schema import DEMO, Config
+from raysft.errors import UserError
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Dropout goes by these names in the configs of transformers' causal LMs.
+DROPOUT_KEYS = (
+    "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout",
+)  # fmt: skip
+
+
+def load_tokenizer(config: Config) -> Any:
+    """Raises UserError when it cannot be loaded."""
+    if config.model.tokenizer_path == DEMO:
+        from raysft.data import demo
+        from raysft.data.read import DEMO_RECORDS
+
+        return demo.train_tokenizer(demo.generate(DEMO_RECORDS, config.run.seed))
+    from transformers import AutoTokenizer
+
+    return load_from_hub_or_folder(AutoTokenizer, config.model.tokenizer_path, "model.tokenizer")
+
+
+def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) -> Any:
+    """`loader.from_pretrained`, with every failure turned into a message about `key`."""
+    looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_like_folder and not Path(path).is_dir():
+        raise UserError(f"{key}: there is no folder {path}")
+    try:
+        return loader.from_pretrained(path, **options)
+    except (OSError, ValueError, KeyError) as error:
+        if Path(path).is_dir():
+            raise UserError(f"{key}: {path} does not load: {error}") from None
+        raise UserError(
+            f"{key}: {path!r} is no local folder, and the Hugging Face hub does not give it "
+            "(no connection, or no such name).\n"
+            "Two ways out: set it to a local folder that holds it, or train from scratch with "
+            'model.init = "scratch", a model.shape and a local model.tokenizer.'
+        ) from None
+
+
+def load_model_config(config: Config, tokenizer: Any) -> Any:
+    """The Hugging Face config of the model to train.
+
+    Raises UserError: not loadable, fewer positions than `batch.seq_len`, or fewer embeddings than
+    the tokenizer has tokens.
+    """
+    from transformers import AutoConfig, GPT2Config
+
+    model = config.model
+    if model.init == "scratch" and model.shape:
+        hf_config = GPT2Config(vocab_size=len(tokenizer), **model.shape.model_dump())
+    else:
+        hf_config = load_from_hub_or_folder(AutoConfig, str(model.path), "model.path")
+        if model.init == "scratch":
+            hf_config.vocab_size = len(tokenizer)
+    positions = getattr(hf_config, "max_position_embeddings", None)
+    if positions is not None and config.batch.seq_len > positions:
+        raise UserError(
+            f"batch.seq_len {config.batch.seq_len} is past the {positions} positions of "
+            f"{model.path}: set batch.seq_len to {positions} or less"
+        )
+    if len(tokenizer) > hf_config.vocab_size:
+        raise UserError(
+            f"model.tokenizer {model.tokenizer_path} has {len(tokenizer)} tokens, but {model.path} "
+            f"has embeddings for {hf_config.vocab_size}: take the model's own tokenizer"
+        )
+    hf_config.bos_token_id = tokenizer.bos_token_id
+    hf_config.eos_token_id = tokenizer.eos_token_id
+    hf_config.pad_token_id = tokenizer.pad_token_id
+    for key in DROPOUT_KEYS:
+        if isinstance(getattr(hf_config, key, None), float):
+            setattr(hf_config, key, model.dropout)
+    hf_config.architectures = None  # save_pretrained fills in the class that was trained
+    return hf_config
+
+
+def load_model(config: Config, hf_config: Any, deepspeed_config: dict[str, Any]) -> Any:
+    """The model, for ZeRO-3 straight into partitions: no rank ever holds all of it.
+
+    transformers looks for a living HfDeepSpeedConfig while it builds a model. Without one, ZeRO-3
+    would either load everything on every rank or initialise empty partitions.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+
+    partitioned = config.engine.zero_stage == 3
+    alive = HfDeepSpeedConfig(deepspeed_config) if partitioned else None
+    torch.manual_seed(config.run.seed)
+    options = {
+        "attn_implementation": config.model.attention,
+        "dtype": DTYPES[config.engine.precision],
+    }
+    if config.model.init == "scratch":
+        model = AutoModelForCausalLM.from_config(hf_config, **options)
+    else:
+        model = load_from_hub_or_folder(
+            AutoModelForCausalLM, str(config.model.path), "model.path", config=hf_config, **options
+        )
+    del alive
+    if config.model.activation_checkpointing:
+        # Re-entrant, because ZeRO-3 frees parameters between forward and recomputation, which the
+        # other kind takes for a change of the recomputed tensors.
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+    return model.train()

@@ -1,0 +1,55 @@
+"""Peak memory and step times, as measured."""
+
+import resource
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+GIB = 2**30
+
+
+def peak_memory_gib(device: torch.device) -> float:
+    """CUDA: most bytes allocated by PyTorch. CPU: largest resident set of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB  # Linux counts KiB
+
+
+def memory_kind(device: torch.device) -> str:
+    return "cuda_allocated" if device.type == "cuda" else "rss"
+
+
+def percentile(values: Sequence[float], percent: float) -> float | None:
+    return float(np.percentile(values, percent)) if values else None
+
+
+class StepClock:
+    """Wall time of each optimizer step of this rank: data, forward, backward and update."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._steps: list[tuple[float, int, int]] = []  # seconds, tokens, supervised tokens
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self, tokens: int, supervised_tokens: int, *, applied: bool) -> float:
+        """Seconds since start; kept for the summary unless fp16 skipped the update."""
+        seconds = time.perf_counter() - self._started
+        if applied:
+            self._steps.append((seconds, tokens, supervised_tokens))
+        return seconds
+
+    def summary(self) -> dict[str, float | None]:
+        """Over all steps but the first, which pays for allocation and compilation."""
+        steady = self._steps[1:] or self._steps
+        seconds, tokens, supervised_tokens = zip(*steady, strict=True) if steady else ((), (), ())
+        total = sum(seconds)
+        return {
+            "tokens_per_second": sum(tokens) / total if total else None,
+            "supervised_tokens_per_second": sum(supervised_tokens) / total if total else None,
+            "step_time_p50_s": percentile(seconds, 50),
+            "step_time_p95_s": percentile(seconds, 95),
+        }

@@ -1,0 +1,82 @@
+"""One optimizer step over its micro-batches, and the evaluation of a whole set."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from raysft.data.batch import Batch
+from raysft.train.loss import supervised_nll, token_nll
+
+
+class StepResult(NamedTuple):
+    nll_sum: Tensor  # [], of this rank's share; still on the device, so that nothing waits for it
+    grad_norm: Tensor | float  # of the global gradient before clipping, L2
+    applied: bool  # false where fp16 overflowed and the update was skipped
+
+
+def train_step(
+    engine: Any, batches: Sequence[Batch], *, supervised_tokens: int, lr: float
+) -> StepResult:
+    """One update from the mean loss over the supervised tokens of all micro-batches and ranks.
+
+    supervised_tokens: of the whole step, over all ranks. DeepSpeed averages gradients over ranks,
+    so the world size multiplies it back; its division by micro-batches is switched off.
+    """
+    for group in engine.optimizer.param_groups:
+        group["lr"] = lr
+    scale = dist.get_world_size() / supervised_tokens
+    nll_sum = torch.zeros((), device=engine.device)
+    for batch in batches:
+        nll = supervised_nll(engine, batch.to(engine.device))
+        engine.backward(nll * scale, scale_wrt_gas=False)
+        nll_sum += nll.detach()
+        norm_before_update = unclipped_norm(engine)
+        engine.step()  # updates the weights at the last micro-batch only
+    grad_norm = engine.get_global_grad_norm()
+    return StepResult(
+        nll_sum,
+        norm_before_update if grad_norm is None else grad_norm,
+        engine.was_step_applied(),
+    )
+
+
+def unclipped_norm(engine: Any) -> Tensor | float:
+    """Gradient norm where DeepSpeed reports none: it has no ZeRO and no mixed precision."""
+    reports_norm = engine.zero_optimization() or engine.fp16_enabled() or engine.bfloat16_enabled()
+    if reports_norm or not engine.is_gradient_accumulation_boundary():
+        return float("nan")
+    grads = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return torch.nn.utils.get_total_norm(grads)
+
+
+class EvalResult(NamedTuple):
+    loss: float | None  # mean NLL of the response tokens, nats; null without held-out records
+    instruction_loss: float | None  # the same of the prompt tokens, which are never optimised
+    supervised_tokens: int
+
+
+@torch.no_grad()
+def evaluate(engine: Any, batches: Sequence[Batch]) -> EvalResult:
+    """Sum of NLL over sum of tokens, over all ranks: batch size and world size change nothing."""
+    engine.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    for batch in batches:
+        on_device = batch.to(engine.device)
+        real = on_device.attention_mask[:, 1:]
+        response = on_device.loss_mask[:, 1:][real]
+        nll = token_nll(engine, on_device, keep=real).double()
+        count = response.numel() - response.sum()
+        sums += torch.stack(
+            [nll[response].sum(), response.sum().double(), nll[~response].sum(), count.double()]
+        )
+    engine.train()
+    dist.all_reduce(sums)
+    nll_response, num_response, nll_prompt, num_prompt = sums.tolist()
+    return EvalResult(
+        nll_response / num_response if num_response else None,
+        nll_prompt / num_prompt if num_prompt else None,
+        int(num_response),
+    )

@@ -1,0 +1,119 @@
+"""The training loop that every Ray Train worker runs."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+
+from raysft import stamp
+from raysft.config.schema import Config
+from raysft.data.loader import RankData
+from raysft.train import checkpoint
+from raysft.train.engine import deepspeed_config, make_engine
+from raysft.train.metrics import Emit, Event, Progress, Window, due
+from raysft.train.model import load_model
+from raysft.train.perf import StepClock, memory_kind
+from raysft.train.schedule import rate_at
+from raysft.train.step import evaluate, train_step
+
+
+@dataclass(frozen=True)
+class WorkerJob:
+    """What the driver hands to every worker."""
+
+    config: Config
+    hf_config: Any
+    tokenizer: Any
+    train: ray.ObjectRef  # of a TokenDataset
+    heldout: ray.ObjectRef
+    total_steps: int
+    model_dir: Path
+    events: Any  # queue to the driver
+
+
+def train_worker(options: dict[str, WorkerJob]) -> dict[str, Any]:
+    """Train, evaluate, checkpoint and export. Returns the totals of the run."""
+    job = options["job"]
+    config, last = job.config, job.total_steps
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    emit: Emit = job.events.put if rank == 0 else lambda _: None
+    data = RankData(config, ray.get(job.train), ray.get(job.heldout), rank, world_size)
+    engine = start_engine(job, emit)
+    progress = checkpoint.restore(engine) or Progress()
+    window, clock = Window(), StepClock()
+    if progress.step:
+        emit({"event": "resumed", "step": progress.step})
+    else:
+        emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
+
+    while progress.step < last:
+        clock.start()
+        batches, tokens, supervised_tokens = data.at(progress.step)
+        lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
+        result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
+        progress.advance(tokens, supervised_tokens, applied=result.applied)
+        seconds = clock.stop(tokens, supervised_tokens, applied=result.applied)
+        window.add(result, tokens, supervised_tokens, seconds)
+
+        step, line = progress.step, Event()
+        if step == 1 or due(step, config.log.every_steps, last=last):
+            line = {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
+            line["time_left_s"] = (last - step) * line["step_time_s"]
+            progress.record_train(line["loss"], line["clipped_steps"])
+            window = Window()
+        if due(step, config.eval.every_steps, last=last):
+            line |= evaluate_into(progress, engine, data)
+        if line:
+            emit({"event": "metrics", "step": step} | line)
+        if config.checkpoint.every_steps and due(step, config.checkpoint.every_steps, last=last):
+            checkpoint.save(engine, job.tokenizer, progress)
+            emit({"event": "checkpoint", "step": step})
+
+    difference = checkpoint.export(engine, job.tokenizer, job.model_dir, data.probe)
+    return asdict(progress) | clock.summary() | {"export_logit_difference": difference}
+
+
+def evaluate_into(progress: Progress, engine: Any, data: RankData) -> Event:
+    """Evaluate on the held-out records and keep the result in the run's progress."""
+    result = evaluate(engine, data.eval_batches)
+    progress.record_eval(result.loss, result.instruction_loss)
+    return {"eval_loss": result.loss, "eval_instruction_loss": result.instruction_loss}
+
+
+def start_engine(job: WorkerJob, emit: Emit) -> Any:
+    """Model and DeepSpeed engine on this worker's device."""
+    import deepspeed
+
+    config = job.config
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    # Ray has made the process group; DeepSpeed adopts it and reads the local rank from here.
+    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
+    skip_inference_op(deepspeed)
+    deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
+    model = load_model(config, job.hf_config, deepspeed_config(config))
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    engine, kernel = make_engine(config, model)
+    emit(
+        {
+            "event": "workers",
+            "world_size": dist.get_world_size(),
+            "parameters": parameters,
+            "optimizer": kernel,
+            "memory_kind": memory_kind(engine.device),
+            "observed": stamp.observed(),
+        }
+    )
+    return engine
+
+
+def skip_inference_op(deepspeed: Any) -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce, a minute at the first start.
+
+    Only tensor-parallel inference on a CPU uses it; training goes through Gloo.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
