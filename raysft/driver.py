@@ -50,7 +50,7 @@ def fit(
         train=ray.put(prepared.train),
         heldout=ray.put(prepared.heldout),
         total_steps=total_steps(config, len(prepared.train)),
-        model_dir=run_dir / "model",
+        model_dir=run_dir.resolve() / "model",
         events=events,
     )
     starts = 0
@@ -92,7 +92,7 @@ def make_trainer(config: Config, job: WorkerJob, run_dir: Path) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name="checkpoints",
-            storage_path=str(run_dir),
+            storage_path=str(run_dir.resolve()),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep),
             worker_runtime_env={"env_vars": worker_environment(config)},

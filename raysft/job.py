@@ -65,7 +65,9 @@ def explain(error: BaseException) -> tuple[int, str, str]:
         from raysft.driver import disk_full
 
         return 1, "failed", str(disk_full(error))
-    return 1, "failed", f"{type(error).__name__}: {error}"
+    # Ray puts the remote traceback into the message; the cause is its last line.
+    last_line = (str(error).strip().splitlines() or [""])[-1]
+    return 1, "failed", f"{type(error).__name__}: {last_line}"
 
 
 def take_stdout(log: Path) -> TextIO:

@@ -83,11 +83,10 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
         return None
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    engine.module.save_pretrained(partial, state_dict=weights)
-    tokenizer.save_pretrained(partial)
     dtype = next(iter(weights.values())).dtype
     expected = sum(weight.numel() for weight in weights.values())
-    del weights
+    engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
+    tokenizer.save_pretrained(partial)
     difference = compare_logits(partial, probe, logits, dtype, expected)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
@@ -96,12 +95,12 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
 
 def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
     """All parameters and saved buffers on rank 0, one gathered at a time; None on other ranks."""
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
-    first = dist.get_rank() == 0
+    first, partitioned = dist.get_rank() == 0, engine.zero_optimization_stage() == 3
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in engine.module.named_parameters():
-        with GatheredParameters([parameter], enabled=engine.zero_optimization_stage() == 3):
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
             if first:
                 weights[name] = parameter.detach().cpu().clone()
     saved = engine.module.state_dict().keys() if first else ()

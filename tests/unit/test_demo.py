@@ -73,7 +73,8 @@ def test_records_are_alpaca_records_in_ascii(records: list[dict[str, str]]) -> N
     for record in records:
         assert list(record) == ["instruction", "input", "output"]
         assert all(text.isascii() and text == text.strip() for text in record.values())
-        assert record["instruction"] and record["output"]
+        assert record["instruction"]
+        assert record["output"]
 
 
 def test_no_question_occurs_twice_even_in_other_words(records: list[dict[str, str]]) -> None:
