@@ -1,0 +1,58 @@
+"""A tokenizer whose tokens are bytes, and the command line as users run it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+
+class Outcome(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The JSON document that --json puts on the last line."""
+        return json.loads(self.stdout.splitlines()[-1])
+
+
+def run_raysft(*args: str | Path, cwd: Path, timeout: float = 300, **env: str) -> Outcome:
+    """The installed command in a process of its own, as a person runs it."""
+    done = subprocess.run(
+        [Path(sys.executable).parent / "raysft", *map(str, args)],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "120"} | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """Every byte is one token, so ids can be read; <|endoftext|> is the end token."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: index for index, letter in enumerate(["<|endoftext|>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|endoftext|>")
+
+
+@pytest.fixture
+def records_file(tmp_path: Path) -> Path:
+    """Four alpaca records."""
+    words = ["one", "two", "three", "four"]
+    records = [{"instruction": f"say {w}", "input": "", "output": f"{w} {w}"} for w in words]
+    path = tmp_path / "records.json"
+    path.write_text(json.dumps(records))
+    return path

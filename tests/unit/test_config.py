@@ -1,0 +1,136 @@
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from raysft.config.load import load_config, parse_override, preset_names, validate, with_overrides
+from raysft.config.schema import Config
+from raysft.errors import UserError
+from raysft.plan import equations
+
+
+def error_of(*overrides: str, source: str = "gpt2-tiny-cpu") -> str:
+    with pytest.raises(UserError) as caught:
+        load_config(source, overrides)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_has_a_plan(name: str) -> None:
+    config = load_config(name)
+    assert dict(equations(config))["global batch"].startswith(str(config.batch.global_batch_size))
+
+
+def test_the_presets_that_users_rely_on_exist() -> None:
+    assert {"gpt2-tiny-cpu", "gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"} <= set(preset_names())
+
+
+@pytest.mark.parametrize(
+    ("name", "millions"), [("gpt2", 124), ("gpt2-medium", 355), ("gpt2-large", 774), ("gpt2-xl", 1558)]
+)
+def test_preset_shapes_are_the_published_models(name: str, millions: int) -> None:
+    shape = load_config(name).model.shape
+    assert shape is not None
+    d = shape.n_embd
+    blocks = shape.n_layer * (12 * d**2 + 13 * d)
+    parameters = 50257 * d + shape.n_positions * d + blocks + 2 * d
+    assert round(parameters / 1e6) == millions
+
+
+def test_unknown_key_is_named_with_the_nearest_known_one() -> None:
+    message = error_of("optim.learning_rate=1e-5", "batch.seqlen=64", "model.shape.n_layers=2")
+    assert "optim.learning_rate: no such key" in message
+    assert "batch.seqlen: no such key; did you mean 'seq_len'?" in message
+    assert "model.shape.n_layers: no such key; did you mean 'n_layer'?" in message
+
+
+def test_unknown_section_is_named_with_the_nearest_known_one() -> None:
+    assert "shedule: no such key; did you mean 'schedule'?" in error_of("shedule.warmup_ratio=0.1")
+
+
+def test_wrong_types_and_values_say_key_and_value() -> None:
+    message = error_of("optim.lr=fast", "engine.zero_stage=4", "scaling.workers=0")
+    assert "optim.lr: input should be a valid number, but it is 'fast'" in message
+    assert "engine.zero_stage: input should be 0, 1, 2 or 3, but it is 4" in message
+    assert "scaling.workers: input should be greater than or equal to 1, but it is 0" in message
+
+
+def test_a_number_in_quotes_is_not_a_number() -> None:
+    assert "optim.lr" in error_of('optim.lr="1e-5"')
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("batch.global_batch_size=33", "33 is not a multiple of scaling.workers 2 x batch.micro"),
+        ("batch.seq_len=1024", "batch.seq_len 1024 is past model.shape.n_positions 512"),
+        ("model.shape.n_head=3", "n_embd 256 is not a multiple of n_head 3"),
+        ("engine.offload_params=true", None),
+        ("data.path=other.json", "set model.tokenizer"),
+        ("model.init=pretrained", "path is missing"),
+    ],
+)
+def test_keys_that_do_not_go_together(override: str, part: str | None) -> None:
+    if part is None:
+        assert load_config("gpt2-tiny-cpu", [override]).engine.offload_params
+        part = "offload_params needs zero_stage 3"
+        assert part in error_of(override, "engine.zero_stage=2")
+    else:
+        assert part in error_of(override)
+
+
+def test_both_kinds_of_warmup_are_refused() -> None:
+    assert "not both" in error_of("schedule.warmup_ratio=0.1", "schedule.warmup_steps=5")
+
+
+def test_no_such_preset_lists_them() -> None:
+    message = error_of(source="gpt2-tiny")
+    assert "did you mean 'gpt2-tiny-cpu'?" in message
+    assert "gpt2-xl" in message
+
+
+def test_broken_toml_names_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text("[optim]\nlr = = 3\n")
+    message = error_of(source=str(path))
+    assert "broken.toml is not valid TOML" in message
+    assert "line 2" in message
+
+
+def test_overrides_read_toml_values_and_plain_strings() -> None:
+    assert parse_override("optim.lr=1e-5") == ("optim.lr", 1e-5)
+    assert parse_override("optim.betas=[0.9, 0.99]") == ("optim.betas", [0.9, 0.99])
+    assert parse_override("data.path=../some data/x.json") == ("data.path", "../some data/x.json")
+    assert parse_override("run.name=a=b") == ("run.name", "a=b")
+    assert parse_override("run.max_steps=none") == ("run.max_steps", None)
+    with pytest.raises(UserError, match="section.key=value"):
+        parse_override("lr")
+
+
+def test_overrides_leave_the_source_as_it_was() -> None:
+    raw = {"optim": {"lr": 1.0}, "run": {"max_steps": 3}}
+    changed = with_overrides(raw, {"optim.lr": 2.0, "model.shape.n_layer": 1, "run.max_steps": None})
+    assert changed == {"optim": {"lr": 2.0}, "model": {"shape": {"n_layer": 1}}, "run": {}}
+    assert raw == {"optim": {"lr": 1.0}, "run": {"max_steps": 3}}
+
+
+def test_a_config_survives_run_json() -> None:
+    config = load_config("gpt2-large", ["data.path=['a.json', 'b.json']"])
+    assert validate(json.loads(config.model_dump_json()), where="run.json") == config
+
+
+def test_config_is_frozen() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_config("gpt2").optim.lr = 1.0  # type: ignore[misc]
+
+
+def test_accumulation_is_derived() -> None:
+    config = load_config("gpt2-tiny-cpu", ["batch.micro_batch_size=2"])
+    assert config.grad_accum_steps == config.batch.global_batch_size // (2 * 2)
+
+
+def test_preset_files_are_all_loaded() -> None:
+    shipped = [p.name for p in (files("raysft") / "presets").iterdir()]
+    assert sorted(f"{name}.toml" for name in preset_names()) == sorted(shipped)
+    assert isinstance(load_config("gpt2"), Config)

@@ -1,0 +1,71 @@
+"""The DeepSpeed configuration is a pure function of ours."""
+
+from typing import Any
+
+import pytest
+
+from raysft.config.load import load_config
+from raysft.train.engine import deepspeed_config, make_optimizer
+
+
+def deepspeed(*overrides: str) -> dict[str, Any]:
+    return deepspeed_config(load_config("gpt2-tiny-cpu", overrides))
+
+
+def test_batch_sizes_multiply() -> None:
+    config = deepspeed("batch.micro_batch_size=2", "batch.global_batch_size=24")
+    micro, accumulation = (
+        config["train_micro_batch_size_per_gpu"],
+        config["gradient_accumulation_steps"],
+    )
+    assert (micro, accumulation, config["train_batch_size"]) == (2, 6, 24)
+
+
+def test_clipping_is_a_number() -> None:
+    clipping = deepspeed("optim.max_grad_norm=0.5")["gradient_clipping"]
+    assert clipping == 0.5
+    assert not isinstance(clipping, bool)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16", "fp32"])
+def test_precision_is_exactly_one(precision: str) -> None:
+    config = deepspeed(f"engine.precision={precision}")
+    assert config["bf16"]["enabled"] == (precision == "bf16")
+    assert config["fp16"]["enabled"] == (precision == "fp16")
+
+
+def test_half_precision_gradients_accumulate_in_fp32_under_zero() -> None:
+    assert deepspeed("engine.precision=bf16")["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "data_types" not in deepspeed("engine.precision=bf16", "engine.zero_stage=0")
+
+
+def test_offload_and_cpu_buckets() -> None:
+    zero = deepspeed("engine.offload_optimizer=true")["zero_optimization"]
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
+    assert zero["reduce_bucket_size"] == 20_000_000
+    on_gpu = deepspeed("scaling.gpus_per_worker=1", "engine.offload_params=true")
+    assert on_gpu["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": True}
+    assert "reduce_bucket_size" not in on_gpu["zero_optimization"]
+
+
+def test_same_config_gives_the_same_dict() -> None:
+    assert deepspeed() == deepspeed()
+
+
+def test_decay_is_for_matrices_only() -> None:
+    from torch import nn
+
+    config = load_config("gpt2-tiny-cpu", ["optim.weight_decay=0.1"])
+    model = nn.Sequential(nn.Embedding(4, 8), nn.LayerNorm(8), nn.Linear(8, 2))
+    optimizer, kernel = make_optimizer(config, model)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert [decay[id(p)] for p in model.parameters()] == [0.1, 0.0, 0.0, 0.1, 0.0]
+    assert kernel == "torch AdamW"
+
+
+def test_adam_couples_its_decay() -> None:
+    from torch import nn, optim
+
+    config = load_config("gpt2-tiny-cpu", ["optim.name=adam"])
+    optimizer, _ = make_optimizer(config, nn.Linear(2, 2))
+    assert type(optimizer) is optim.Adam
