@@ -41,8 +41,8 @@ def tokenizer(records: list[dict[str, str]]) -> PreTrainedTokenizerFast:
 
 
 def prompt_of(record: dict[str, str]) -> str:
-    lines = [record["instruction"], record["input"], ""]
-    return "\n".join(lines) if record["input"] else "\n".join([lines[0], ""])
+    lines = [record["instruction"], record["input"]] if record["input"] else [record["instruction"]]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def test_same_seed_gives_the_same_records_and_another_seed_does_not() -> None:
@@ -79,7 +79,7 @@ def test_records_are_alpaca_records_in_ascii(records: list[dict[str, str]]) -> N
 
 def test_no_question_occurs_twice_even_in_other_words(records: list[dict[str, str]]) -> None:
     assert len({(record["instruction"], record["input"]) for record in records}) == len(records)
-    # For these families input and answer together are the whole question, whatever the phrasing.
+    # Family, input and answer together are the whole question, whatever the phrasing.
     questions = Counter(
         (demo.family_of(record), record["input"], record["output"]) for record in records
     )

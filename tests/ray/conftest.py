@@ -1,0 +1,88 @@
+"""One embedded cluster for all tests of this folder that call `fit` themselves."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raysft.config.load import load_config
+from raysft.config.schema import Config
+from raysft.data.dataset import Prepared, prepare
+from raysft.driver import RunResult, fit
+from raysft.train.metrics import Event
+from raysft.train.model import load_model_config, load_tokenizer
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=max(2, len(os.sched_getaffinity(0))),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a GPT-2 of 2 layers and width 32, its tokenizer, and 64 records beside it."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from raysft.data import demo
+
+    folder = tmp_path_factory.mktemp("tiny") / "model"
+    records = demo.generate(64, seed=5)
+    tokenizer = demo.train_tokenizer(records)
+    torch.manual_seed(0)
+    shape = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128}
+    config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **shape)
+    GPT2LMHeadModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder.parent / "records.json").write_text(json.dumps(records))
+    return folder
+
+
+def tiny_config(tiny_model: Path, *overrides: str) -> Config:
+    """Five fp32 steps of 8 records on the tiny model, every step logged, nothing else."""
+    return load_config(
+        "gpt2-tiny-cpu",
+        [
+            "model.init=pretrained",
+            f"model.path={tiny_model}",
+            "model.tokenizer=none",
+            f"data.path={tiny_model.parent / 'records.json'}",
+            "data.eval_fraction=0.1",
+            "batch.seq_len=128",
+            "batch.global_batch_size=8",
+            "batch.micro_batch_size=4",
+            "run.max_steps=5",
+            "log.every_steps=1",
+            "checkpoint.every_steps=0",
+            "eval.every_steps=0",
+            "schedule.warmup_steps=2",
+            *overrides,
+        ],
+    )
+
+
+def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
+    """Run `fit` on the shared cluster; what it emitted, and the data it used."""
+    tokenizer = load_tokenizer(config)
+    hf_config = load_model_config(config, tokenizer)
+    data = prepare(config, tokenizer)
+    events: list[Event] = []
+    result = fit(config, data, hf_config, tokenizer, folder, events.append)
+    return result, events, data
+
+
+def steps_of(events: list[Event]) -> list[dict[str, Any]]:
+    return [e for e in events if e["event"] == "metrics" and "loss" in e]

@@ -1,0 +1,45 @@
+"""Precisions, stages, offload and checkpointing of activations, each a real short run."""
+
+from pathlib import Path
+
+import pytest
+
+from raysft.train.metrics import Event
+from tests.ray.conftest import fit_in, steps_of, tiny_config
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
+    """fp32, ZeRO-3, one worker: test_parity holds this one against plain PyTorch."""
+    _, events, _ = fit_in(tmp_path_factory.mktemp("plain"), tiny_config(tiny_model, "scaling.workers=1"))
+    return steps_of(events)
+
+
+VARIANTS = {
+    "stage 1, bf16": (["engine.zero_stage=1", "engine.precision=bf16"], 0.03),
+    "stage 2": (["engine.zero_stage=2"], 1e-4),
+    "stage 3, fp16": (["engine.precision=fp16"], 0.01),
+    "stage 0, bf16": (["engine.zero_stage=0", "engine.precision=bf16"], 0.03),
+    "everything offloaded": (
+        ["engine.offload_optimizer=true", "engine.offload_params=true"],
+        1e-4,
+    ),
+    "activation checkpointing, eager attention": (
+        ["model.activation_checkpointing=true", "model.attention=eager"],
+        1e-4,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_losses_agree_with_fp32_zero_3(
+    tiny_model: Path, tmp_path: Path, plain: list[Event], name: str
+) -> None:
+    overrides, tolerance = VARIANTS[name]
+    _, events, _ = fit_in(tmp_path, tiny_config(tiny_model, "scaling.workers=2", *overrides))
+    for found, wanted in zip(steps_of(events), plain, strict=True):
+        assert found["loss"] == pytest.approx(wanted["loss"], abs=tolerance)
+        assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=10 * tolerance)
+        assert found["skipped_steps"] == 0

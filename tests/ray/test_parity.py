@@ -1,0 +1,99 @@
+"""Training on Ray and DeepSpeed against a plain PyTorch loop that shares no code with it.
+
+The reference reads the JSON itself, builds ids and labels by hand, and takes the loss from
+transformers: mean over supervised tokens of one batch of 8 records on one process.
+"""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.ray.conftest import fit_in, steps_of, tiny_config
+
+LR, FLOOR = 2e-3, 0.1
+
+
+def reference(model_dir: Path, order: list[list[int]], train: list[dict[str, str]]) -> Any:
+    """Losses and gradient norms of the plain loop over the given record indices."""
+    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
+    model.config.attn_pdrop = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=LR,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
+    rates = [LR / 2, LR] + [
+        LR * (FLOOR + (1 - FLOOR) / 2 * (1 + math.cos(math.pi * t / 3))) for t in (1, 2, 3)
+    ]
+    losses, norms = [], []
+    for indices, rate in zip(order, rates, strict=True):
+        rows, labels = [], []
+        for index in indices:
+            record = train[index]
+            question = record["instruction"] + ("\n" + record["input"] if record["input"] else "")
+            prompt = tokenizer(question + "\n")["input_ids"]
+            response = [*tokenizer(record["output"])["input_ids"], tokenizer.eos_token_id]
+            rows.append(prompt + response)
+            labels.append([-100] * len(prompt) + response)
+        width = max(map(len, rows))
+        input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+        targets = torch.tensor([row + [-100] * (width - len(row)) for row in labels])
+        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        loss = model.train()(input_ids, attention_mask=mask, labels=targets).loss
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    return losses, norms
+
+
+@pytest.fixture(scope="module")
+def expected(tiny_model: Path) -> Any:
+    """The reference over the very records that the sampler draws."""
+    import numpy as np
+
+    records = json.loads((tiny_model.parent / "records.json").read_text())
+    held_out = set(np.random.default_rng(0).permutation(64)[:6].tolist())
+    train = [record for index, record in enumerate(records) if index not in held_out]
+    epoch = np.random.default_rng([0, 0]).permutation(58).tolist()
+    return reference(tiny_model, [epoch[8 * step : 8 * step + 8] for step in range(5)], train)
+
+
+LAYOUTS = {"1x8x1": (1, 8, 1), "1x2x4": (1, 2, 4), "2x2x2": (2, 2, 2)}
+
+
+@pytest.mark.usefixtures("cluster")
+@pytest.mark.parametrize("stage", [0, 3])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_first_losses_and_gradient_norms_equal_plain_pytorch(
+    tiny_model: Path, tmp_path: Path, expected: Any, layout: str, stage: int
+) -> None:
+    workers, micro_batch_size, accumulation = LAYOUTS[layout]
+    config = tiny_config(
+        tiny_model,
+        f"scaling.workers={workers}",
+        f"batch.micro_batch_size={micro_batch_size}",
+        f"engine.zero_stage={stage}",
+    )
+    assert config.grad_accum_steps == accumulation
+    _, events, _ = fit_in(tmp_path, config)
+    steps = steps_of(events)
+    losses, norms = expected
+    assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)
+    assert [step["grad_norm"] for step in steps] == pytest.approx(norms, abs=1e-4)
+    assert sum(step["clipped_steps"] for step in steps) == sum(norm > 1.0 for norm in norms)
