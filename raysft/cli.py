@@ -99,7 +99,7 @@ def train(
     if dry_run:
         print(submit.entrypoint(run_dir / rundir.RUN))
         return
-    with console.Renderer(resolved.run.max_steps) as render:
+    with console.Renderer() as render:
         code = submit.run_local(run_dir, render)
     finish(run_dir, render.end, code, as_json=as_json)
 

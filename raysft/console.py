@@ -64,7 +64,7 @@ def metrics_row(event: Event) -> str:
 class Renderer:
     """Prints what happens; in a terminal, a line below it shows what is under way."""
 
-    def __init__(self, total_steps: int | None) -> None:
+    def __init__(self) -> None:
         self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -73,7 +73,7 @@ class Renderer:
             console=stderr,
             transient=True,
         )
-        self.task = self.progress.add_task("starting", total=total_steps)
+        self.task = self.progress.add_task("starting", total=None)
         self.live = Live(self.progress, console=stderr, transient=True)
         self.heading_due = True
         self.end: Event | None = None
@@ -97,6 +97,9 @@ class Renderer:
         if not stderr.is_terminal:
             stderr.print(f"[dim]{event['message']}[/]")
 
+    def on_plan(self, event: Event) -> None:
+        self.progress.update(self.task, total=event["total_steps"])
+
     def on_warning(self, event: Event) -> None:
         warning(event["message"])
 
@@ -109,7 +112,8 @@ class Renderer:
         share = event["supervised_tokens"] / event["tokens"]
         fact(
             "tokens",
-            f"{event['tokens']:,} to train, {event['supervised_tokens']:,} ({share:.0%}) supervised",
+            f"{event['tokens']:,} to train, {event['supervised_tokens']:,} of them ({share:.0%}) "
+            "supervised",
         )
         for reason, count in event["dropped"].items():
             first = event["first_dropped"][reason]

@@ -2,10 +2,12 @@
 
 import errno
 import math
-import queue
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import ray
@@ -53,29 +55,43 @@ def fit(
         model_dir=run_dir.resolve() / "model",
         events=events,
     )
+    emit({"event": "plan", "total_steps": job.total_steps})
     starts = 0
 
     def forward(event: Event) -> None:
         nonlocal starts
-        starts += event["event"] == "workers"
-        if event["event"] == "workers" and starts > 1:
-            emit({"event": "warning", "message": f"workers were restarted ({starts - 1})"})
+        if event["event"] == "workers":
+            starts += 1
+            if starts > 1:
+                emit({"event": "warning", "message": f"workers were restarted, {starts - 1} times"})
         emit(event)
 
-    trainer = make_trainer(config, job, run_dir)
-    # In a thread of its own: this one forwards events, and stays free to be interrupted.
-    with_thread = ThreadPoolExecutor(max_workers=1)
-    future = with_thread.submit(trainer.fit)
+    future = in_thread(make_trainer(config, job, run_dir).fit)
     while not future.done() or not events.empty():
-        try:
+        with suppress(Empty):
             forward(events.get(timeout=0.5))
-        except (Empty, queue.Empty):
-            continue
     try:
         result = future.result()
     except TrainingFailedError as error:
         raise explain_failure(error) from error
     return RunResult(totals=result.return_value, num_restarts=max(0, starts - 1))
+
+
+def in_thread(call: Callable[[], Any]) -> Future[Any]:
+    """Start `call` beside this thread, which stays free to forward events and be interrupted.
+
+    A daemon thread: after an interrupt nothing waits for it.
+    """
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=run, daemon=True).start()
+    return future
 
 
 def make_trainer(config: Config, job: WorkerJob, run_dir: Path) -> TorchTrainer:

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
@@ -46,17 +47,18 @@ def main(run_json: str) -> int:
         summary |= {"status": status, "error": message}
     shut_down_ray()
     summary["wall_s"] = round(time.monotonic() - started, 2)
-    try:
-        rundir.write_json(run_dir / rundir.SUMMARY, without(summary, "pid", "host"))
+    summary = without(summary, "pid", "host")
+    with suppress(OSError):  # a full disk is already what the summary tells
+        rundir.write_json(run_dir / rundir.SUMMARY, summary)
+    with suppress(BrokenPipeError):  # whoever listened is gone
         emit({"event": "end", "exit_code": code, "summary": summary})
-    except OSError:
-        traceback.print_exc()
     return code
 
 
 def explain(error: BaseException) -> tuple[int, str, str]:
     """Exit code, status and message for whatever ended the run; the traceback goes to the log."""
-    traceback.print_exc()
+    with suppress(OSError):
+        traceback.print_exc()
     if isinstance(error, UserError | RunError):
         return error.exit_code, "failed", str(error)
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
@@ -152,7 +154,8 @@ def start_ray() -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {
             "address": "local",
-            "include_dashboard": False,
+            # Ray Train asks the dashboard's API for its actors, and logs every second without it.
+            "include_dashboard": True,
             "num_cpus": len(os.sched_getaffinity(0)),
         }
     ray.init(**options)

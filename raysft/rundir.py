@@ -18,10 +18,14 @@ STARTED = (METRICS, CHECKPOINTS, MODEL)  # a folder with one of these has been t
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Moved into place, so that a reader never finds half a file."""
+    """Moved into place, so that a reader never finds half a file. Raises OSError."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n")
-    partial.replace(path)
+    try:
+        partial.write_text(json.dumps(value, indent=2) + "\n")
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Shape(Section):
     n_embd: Count
     n_head: Count
     n_positions: Count = 1024
+    initializer_range: PositiveFloat = 0.02  # narrow models want more
 
     @model_validator(mode="after")
     def check_heads(self) -> "Shape":

@@ -110,7 +110,7 @@ def read_messages(
 ) -> list[list[Message]]:
     """Raises UserError at the first bad record unless `data.on_bad_record` is "skip"."""
     result: list[list[Message]] = []
-    name = "" if data.format == "auto" else data.format
+    name: str = "" if data.format == "auto" else data.format
     for record in read_records(path, split=data.split, seed=seed):
         if data.max_records is not None and len(result) == data.max_records:
             break

@@ -10,7 +10,7 @@ from raysft.config.schema import DEMO
 from raysft.errors import UserError
 
 SUFFIXES = (".json", ".jsonl", ".parquet")
-DEMO_RECORDS = 20_000
+DEMO_RECORDS = 8_200
 
 
 class Record(NamedTuple):
@@ -20,7 +20,7 @@ class Record(NamedTuple):
 
 
 def read_records(path: str | tuple[str, ...], *, split: str, seed: int) -> Iterator[Record]:
-    """Raises UserError: nothing there, unknown kind of file, a file that cannot be parsed at all."""
+    """Raises UserError: nothing there, an unknown kind of file, or one that does not parse."""
     if path == DEMO:
         from raysft.data import demo
 

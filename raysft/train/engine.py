@@ -95,7 +95,8 @@ def decay_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
     """Weight decay for matrices and embeddings, none for biases and layer norms."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for _, parameter in named_parameters:
         # Under ZeRO-3 a parameter is an empty tensor that knows its own shape.
         shape = getattr(parameter, "ds_shape", parameter.shape)

@@ -25,7 +25,7 @@ def due(step: int, every: int, *, last: int) -> bool:
 
 @dataclass
 class Progress:
-    """The counters of a run: saved with every checkpoint, so that a resumed run goes on counting."""
+    """The counters of a run, saved with every checkpoint: a resumed run goes on counting."""
 
     step: int = 0  # optimizer steps taken; also the position of the sampler
     applied_steps: int = 0  # without those that fp16 skipped; the position of the schedule

@@ -60,9 +60,10 @@ def train_worker(options: dict[str, WorkerJob]) -> dict[str, Any]:
         seconds = clock.stop(tokens, supervised_tokens, applied=result.applied)
         window.add(result, tokens, supervised_tokens, seconds)
 
-        step, line = progress.step, Event()
+        step = progress.step
+        line: Event = {}
         if step == 1 or due(step, config.log.every_steps, last=last):
-            line = {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
+            line |= {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window()

@@ -24,7 +24,6 @@ def cluster() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=max(2, len(os.sched_getaffinity(0))),
-        include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
     )

@@ -13,7 +13,8 @@ pytestmark = pytest.mark.usefixtures("cluster")
 @pytest.fixture(scope="module")
 def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
     """fp32, ZeRO-3, one worker: test_parity holds this one against plain PyTorch."""
-    _, events, _ = fit_in(tmp_path_factory.mktemp("plain"), tiny_config(tiny_model, "scaling.workers=1"))
+    config = tiny_config(tiny_model, "scaling.workers=1")
+    _, events, _ = fit_in(tmp_path_factory.mktemp("plain"), config)
     return steps_of(events)
 
 

@@ -39,9 +39,13 @@ ALPACA = {"instruction": "q", "input": "i", "output": "a"}
 
 def test_alpaca_joins_input_and_takes_output_or_response() -> None:
     assert [m.content for m in alpaca(ALPACA)] == ["q\ni", "a"]
-    assert [m.content for m in alpaca({"instruction": "q", "input": "", "response": "a"})] == ["q", "a"]
-    assert [m.content for m in alpaca({"instruction": "q", "input": None, "output": "a"})] == ["q", "a"]
-    assert [m.content for m in alpaca({"instruction": "q", "output": "a"})] == ["q", "a"]
+    for rest in (
+        {"input": "", "response": "a"},
+        {"input": None, "output": "a"},
+        {"input": " ", "output": "a"},
+        {"output": "a"},
+    ):
+        assert [m.content for m in alpaca({"instruction": "q"} | rest)] == ["q", "a"]
 
 
 def test_prompt_completion_has_two_pairs_of_names() -> None:
@@ -84,7 +88,8 @@ def write(path: Path, records: list[dict[str, Any]]) -> Path:
 def test_every_kind_of_file_gives_the_same_records(
     tokenizer: Any, tmp_path: Path, suffix: str
 ) -> None:
-    path = write(tmp_path / f"d{suffix}", [ALPACA, {"instruction": "r", "input": "", "output": "b"}])
+    other = {"instruction": "r", "input": "", "output": "b"}
+    path = write(tmp_path / f"d{suffix}", [ALPACA, other])
     result = prepared(tokenizer, path)
     assert texts(tokenizer, result.train) == ["q\ni\na<|endoftext|>", "r\nb<|endoftext|>"]
     assert result.report.format == "alpaca"
@@ -180,9 +185,8 @@ def test_held_out_records_are_a_fixed_share_and_not_trained_on(
     assert (len(train), len(heldout)) == (30, 10)
     assert not set(train) & set(heldout)
     assert heldout == texts(tokenizer, again.heldout)
-    assert [m[0].content + "\n" + m[1].content + "<|endoftext|>" for m in first.heldout_messages] == (
-        heldout
-    )
+    as_text = [f"{q.content}\n{a.content}<|endoftext|>" for q, a in first.heldout_messages]
+    assert as_text == heldout
     other = prepared(tokenizer, path, "data.eval_fraction=0.25", "run.seed=1")
     assert heldout != texts(tokenizer, other.heldout)
 
