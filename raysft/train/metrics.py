@@ -90,7 +90,7 @@ class Window:
         useful = [s for s, ok in zip(self.seconds, applied, strict=True) if ok]
         return {
             "loss": loss,
-            "grad_norm": norms[-1],
+            "grad_norm": norms[-1] if math.isfinite(norms[-1]) else None,  # fp16 overflowed
             "clipped_steps": clipped,
             "skipped_steps": len(applied) - sum(applied),
             "tokens_per_second": rate(self.tokens, applied, useful),
@@ -115,13 +115,21 @@ def jsonl_writer(path: Path) -> Writer:
     def write(event: Event) -> None:
         if event["event"] == "resumed":
             lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if json.loads(line)["step"] <= event["step"]]
+            kept = [line for line in lines if step_of(line) <= event["step"]]
             path.write_text("".join(line + "\n" for line in kept))
         elif event["event"] == "metrics":
             with path.open("a") as file:
                 file.write(json.dumps(without(event, "event")) + "\n")
 
     return write
+
+
+def step_of(line: str) -> float:
+    """The step of a metrics line; infinite for one that a crash or a full disk cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
 
 
 def tensorboard_writer(folder: Path) -> Writer:
@@ -131,6 +139,10 @@ def tensorboard_writer(folder: Path) -> Writer:
     board = SummaryWriter(str(folder))
 
     def write(event: Event) -> None:
+        nonlocal board
+        if event["event"] == "resumed":
+            board.close()
+            board = SummaryWriter(str(folder), purge_step=event["step"] + 1)
         if event["event"] != "metrics":
             return
         for key, value in without(event, "event", "step", "time_left_s").items():

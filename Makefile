@@ -1,0 +1,32 @@
+# Two commands do everything: `make demo` trains a model, `make test` runs the suite.
+# Python 3.11 or 3.12; another interpreter: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+PIP_OPTIONS ?=
+BIN := .venv/bin
+
+.PHONY: demo test test-unit lint install clean
+
+demo: install
+	$(BIN)/raysft train gpt2-tiny-cpu
+
+test: install
+	$(BIN)/pytest
+
+test-unit: install
+	$(BIN)/pytest tests/unit
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check $(PIP_OPTIONS) --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv build *.egg-info

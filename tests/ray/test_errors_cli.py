@@ -1,0 +1,238 @@
+"""Every mistake a person can make: one clear message, the right exit code, no traceback."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Outcome, run_raysft
+
+TRAIN = ("train", "gpt2-tiny-cpu", "--name", "run", "--set", "run.max_steps=2")
+
+
+def check(outcome: Outcome, code: int, *parts: str) -> None:
+    assert outcome.code == code, outcome.stderr
+    flat = " ".join(outcome.stderr.split())
+    for part in parts:
+        assert part in flat
+    assert "Traceback" not in outcome.stderr
+    assert outcome.stderr.count("error:") == 1
+
+
+def write(path: Path, value: object) -> Path:
+    path.write_text(json.dumps(value))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("optim.learn_rate=1", ["optim.learn_rate: no such key"]),
+        ("batch.sequence_len=9", ["no such key", "did you mean 'seq_len'?"]),
+        ("optim.lr=fast", ["optim.lr: input should be a valid number, but it is 'fast'"]),
+        ("batch.seq_len=513", ["batch.seq_len 513 is past model.shape.n_positions 512"]),
+        ("lr=1", ["--set 'lr=1' is not of the form section.key=value"]),
+    ],
+)
+def test_wrong_config(tmp_path: Path, override: str, parts: list[str]) -> None:
+    check(run_raysft(*TRAIN, "--set", override, cwd=tmp_path), 2, *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_missing_config(tmp_path: Path) -> None:
+    outcome = run_raysft("train", "gpt2-tiny-cpu.toml", cwd=tmp_path)
+    check(outcome, 2, "no config file or preset 'gpt2-tiny-cpu.toml'", "did you mean")
+
+
+def own_data(tokenizer_dir: Path, path: Path | str) -> tuple[str, ...]:
+    return (*TRAIN, "--set", f"model.tokenizer={tokenizer_dir}", "--set", f"data.path={path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("none.json", None, ["data.path: there is no file none.json"]),
+        ("empty.jsonl", "", ["data.path: empty.jsonl holds no records"]),
+        ("list.json", "[]", ["data.path: list.json holds no records"]),
+        ("object.json", "{}", ["object.json: a list of records is expected"]),
+        ("bad.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt"\n', ["bad.jsonl line 2"]),
+        ("bad.json", '[{"prompt": "a",\n "completion" "b"}]', ["bad.json line 2 column 15"]),
+        ("keys.jsonl", '{"ask": "a", "tell": "b"}\n', ["keys.jsonl line 1", "'ask', 'tell'"]),
+        ("kind.jsonl", '{"prompt": "a", "completion": 3}\n', ["'completion' is int, not text"]),
+        ("data.csv", "prompt,completion\n", ["data.csv is none of .json, .jsonl, .parquet"]),
+    ],
+)
+def test_wrong_data(
+    tiny_model: Path, tmp_path: Path, name: str, content: str | None, parts: list[str]
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_text(content)
+    check(run_raysft(*own_data(tiny_model, name), cwd=tmp_path), 2, *parts)
+    summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
+    assert summary["status"] == "failed"
+
+
+def test_mended_data_trains_under_the_same_name(tiny_model: Path, tmp_path: Path) -> None:
+    """A run that failed before it trained has left nothing that stands in the way."""
+    assert run_raysft(*own_data(tiny_model, "d.jsonl"), cwd=tmp_path).code == 2
+    outcome = run_raysft(*TRAIN, "--dry-run", cwd=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+
+
+def test_seq_len_past_the_positions_of_a_pretrained_model(tiny_model: Path, tmp_path: Path) -> None:
+    options = ["--set", "model.init=pretrained", "--set", f"model.path={tiny_model}"]
+    outcome = run_raysft(*own_data(tiny_model, "x.json"), *options, cwd=tmp_path)
+    check(outcome, 2, "batch.seq_len 512 is past the 128 positions", "set batch.seq_len to 128")
+
+
+def test_hub_out_of_reach_names_two_ways_out(tmp_path: Path) -> None:
+    data = write(tmp_path / "d.json", [{"prompt": "a", "completion": "b"}])
+    options = ["--set", f"data.path={data}", "--set", "scaling.gpus_per_worker=0"]
+    outcome = run_raysft("train", "gpt2", *options, cwd=tmp_path, HF_HUB_OFFLINE="1")
+    check(outcome, 2, "'openai-community/gpt2' is no local folder", "local folder", "from scratch")
+
+
+def test_missing_model_folder(tmp_path: Path) -> None:
+    options = ["--set", "model.init=pretrained", "--set", "model.path=./nothing"]
+    outcome = run_raysft(*TRAIN, *options, cwd=tmp_path)
+    check(outcome, 2, "model.path: there is no folder ./nothing")
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("scaling.cpus_per_worker=999", ["too few CPUs", "2 workers x 999 need 1998"]),
+        ("scaling.gpus_per_worker=99", ["too few GPUs", "scaling.gpus_per_worker = 0"]),
+    ],
+)
+def test_too_small_a_cluster_is_said_at_once(
+    tmp_path: Path, override: str, parts: list[str]
+) -> None:
+    started = time.monotonic()
+    check(run_raysft(*TRAIN, "--set", override, cwd=tmp_path), 2, *parts)
+    assert time.monotonic() - started < 60
+
+
+def test_resume_without_a_run_or_with_other_settings(tmp_path: Path) -> None:
+    check(run_raysft(*TRAIN, "--resume", cwd=tmp_path), 2, "there is no runs/run/run.json")
+    unnamed = run_raysft("train", "gpt2-tiny-cpu", "--resume", cwd=tmp_path)
+    check(unnamed, 2, "--resume needs --name")
+    assert run_raysft(*TRAIN, "--dry-run", cwd=tmp_path).code == 0
+    check(run_raysft(*TRAIN, "--resume", cwd=tmp_path), 2, "has no checkpoint to resume from")
+    (tmp_path / "runs/run/checkpoints/checkpoint_1").mkdir(parents=True)
+    other = ("--resume", "--set", "run.seed=1", "--set", "model.shape.n_layer=3")
+    check(
+        run_raysft(*TRAIN, *other, cwd=tmp_path),
+        2,
+        "model.shape.n_layer: 2 then, 3 now",
+        "run.seed: 0 then, 1 now",
+    )
+
+
+@pytest.mark.parametrize("command", [("export", "nowhere"), ("generate", "./nowhere", "hello")])
+def test_verbs_on_a_folder_that_is_not_there(tmp_path: Path, command: tuple[str, ...]) -> None:
+    check(run_raysft(*command, cwd=tmp_path), 2, "nowhere")
+
+
+def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
+    check(run_raysft("runs", cwd=tmp_path), 2, "no run in runs")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 6 MiB: room for the metrics, not for a checkpoint."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or shutil.which("mount") is None:
+        pytest.skip("only root can mount a small file system")
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_full_disk(small_disk: Path, tmp_path: Path) -> None:
+    outcome = run_raysft(*TRAIN, "--set", f"run.storage={small_disk}", cwd=tmp_path)
+    check(outcome, 1, "the disk is full", "run.storage")
+    assert not (small_disk / "run/model").exists()
+    summary = json.loads((small_disk / "run/summary.json").read_text())
+    assert summary["status"] != "done"
+
+
+def start(tmp_path: Path, *options: str) -> tuple["subprocess.Popen[str]", psutil.Process]:
+    """A long run under way, and its job process once it has begun."""
+    command = [Path(sys.executable).parent / "raysft", "train", "gpt2-tiny-cpu", "--name", "run"]
+    process = subprocess.Popen(
+        [*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    metrics = tmp_path / "runs/run/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+    return process, psutil.Process(process.pid).children()[0]
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 90) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout_s} s"
+        time.sleep(0.2)
+
+
+def test_a_killed_job_is_reported_and_leaves_no_process(tmp_path: Path) -> None:
+    process, job = start(tmp_path)
+    family = job.children(recursive=True)
+    job.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "the job ended without a word" in stderr
+    assert "Traceback" not in stderr.partition("job.log ends:")[0]
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
+    listing = run_raysft("runs", cwd=tmp_path)
+    assert "died" in listing.stdout
+
+
+def test_an_interrupt_before_the_first_checkpoint_ends_cleanly(tmp_path: Path) -> None:
+    process, job = start(tmp_path)
+    family = [job, *job.children(recursive=True)]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted before the first checkpoint" in stderr
+    assert "Traceback" not in stderr
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
+
+
+def workers_of(job: psutil.Process) -> list[psutil.Process]:
+    return [p for p in job.children(recursive=True) if "RayTrainWorker" in " ".join(p.cmdline())]
+
+
+def test_a_dead_worker_is_replaced_where_that_is_allowed(tmp_path: Path) -> None:
+    options = ("scaling.max_failures=1", "run.max_steps=60", "log.every_steps=1")
+    sets = [word for option in options for word in ("--set", option)]
+    process, job = start(tmp_path, *sets, "--set", "checkpoint.every_steps=10")
+    wait_for(lambda: bool(list((tmp_path / "runs/run/checkpoints").glob("checkpoint_*/state"))))
+    workers_of(job)[0].kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert "workers were restarted" in stderr
+    summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
+    assert (summary["num_restarts"], summary["steps"]) == (1, 60)
+    lines = (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(61))
+
+
+def test_a_dead_worker_ends_the_run_where_it_is_not(tmp_path: Path) -> None:
+    process, job = start(tmp_path)
+    workers_of(job)[1].kill()
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "a worker failed" in stderr
+    assert "Traceback" not in stderr

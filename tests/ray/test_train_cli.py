@@ -1,0 +1,202 @@
+"""`raysft train` as a person runs it: what it prints, leaves behind, and takes up again."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from raysft.data import demo
+from tests.conftest import Outcome, run_raysft
+
+SUMMARY_FIELDS = {
+    "status", "run_dir", "model_dir", "steps", "num_restarts", "num_records", "num_dropped",
+    "tokens_seen", "supervised_tokens_seen", "train_loss_first", "train_loss_last",
+    "eval_loss_first", "eval_loss_last", "tokens_per_second", "supervised_tokens_per_second",
+    "step_time_p50_s", "step_time_p95_s", "peak_memory_gib", "mfu", "wall_s", "config", "stamp",
+}  # fmt: skip
+SHORT = ("--set", "run.max_steps=20", "--set", "eval.exact_match_records=50")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli")
+
+
+@pytest.fixture(scope="module")
+def short_run(folder: Path) -> Outcome:
+    """20 steps of the demo, with two workers and a checkpoint at the end."""
+    return run_raysft("train", "gpt2-tiny-cpu", "--name", "short", "--json", *SHORT, cwd=folder)
+
+
+def test_it_ends_well_and_learns(short_run: Outcome) -> None:
+    assert short_run.code == 0, short_run.stderr
+    summary = short_run.summary
+    assert summary["status"] == "done"
+    assert summary["eval_loss_first"] == pytest.approx(math.log(493), abs=0.4)
+    assert summary["eval_loss_last"] < summary["eval_loss_first"] - 1
+    assert summary["exact_match"] <= 0.05
+
+
+def test_the_summary_has_every_field(short_run: Outcome, folder: Path) -> None:
+    summary = short_run.summary
+    assert set(summary) >= SUMMARY_FIELDS
+    assert json.loads((folder / "runs/short/summary.json").read_text()) == summary
+    assert (summary["steps"], summary["num_records"], summary["num_dropped"]) == (20, 8000, 0)
+    assert summary["stamp"]["command"].startswith("raysft train gpt2-tiny-cpu --name short")
+    assert summary["workers"]["observed"]["versions"]["deepspeed"]
+
+
+def test_counted_tokens_are_those_of_the_records(short_run: Outcome) -> None:
+    """20 steps of 64 records from one epoch: the tokens of 1,280 different records."""
+    import numpy as np
+
+    records = demo.generate(8200)
+    tokenizer = demo.train_tokenizer(records)
+    held_out = set(np.random.default_rng(0).permutation(8200)[:200].tolist())
+    train = [record for index, record in enumerate(records) if index not in held_out]
+    seen = [train[i] for i in np.random.default_rng([0, 0]).permutation(8000)[:1280]]
+    answers = sum(len(tokenizer(r["output"])["input_ids"]) + 1 for r in seen)
+    assert short_run.summary["supervised_tokens_seen"] == answers
+
+
+def test_metrics_are_one_line_a_log_step(short_run: Outcome, folder: Path) -> None:
+    lines = [json.loads(s) for s in (folder / "runs/short/metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [0, 1, 20]
+    assert lines[2]["eval_loss"] == short_run.summary["eval_loss_last"]
+    assert lines[2]["loss"] == short_run.summary["train_loss_last"]
+
+
+def test_a_person_sees_progress_samples_and_a_table(short_run: Outcome) -> None:
+    for part in ("64 records = 2 workers x 32", "held-out", "instruction", "answer", "tokens/s"):
+        assert part in short_run.stderr
+    assert "Traceback" not in short_run.stderr
+    assert "Warning" not in short_run.stderr
+    assert len(short_run.stderr.splitlines()) < 70
+
+
+def test_standard_output_is_one_json_line(short_run: Outcome) -> None:
+    assert len(short_run.stdout.splitlines()) == 1
+
+
+def test_tensorboard_has_the_same_numbers(short_run: Outcome, folder: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(folder / "runs/short/tensorboard"))
+    board.Reload()
+    (*_, last) = board.Scalars("eval_loss")
+    assert (last.step, last.value) == (20, pytest.approx(short_run.summary["eval_loss_last"]))
+
+
+def test_exported_model_has_the_loss_that_was_reported(short_run: Outcome, folder: Path) -> None:
+    """Held-out loss computed by transformers from the folder, record by record."""
+    import numpy as np
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model_dir = folder / "runs/short/model"
+    model = AutoModelForCausalLM.from_pretrained(model_dir).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_dir)
+    records = demo.generate(8200)
+    nll, count = 0.0, 0
+    for index in np.random.default_rng(0).permutation(8200)[:200]:
+        record = records[index]
+        question = record["instruction"] + ("\n" + record["input"] if record["input"] else "")
+        prompt = tokenizer(question + "\n")["input_ids"]
+        response = [*tokenizer(record["output"])["input_ids"], tokenizer.eos_token_id]
+        labels = torch.tensor([[-100] * len(prompt) + response])
+        with torch.no_grad():
+            loss = model(torch.tensor([prompt + response]), labels=labels).loss
+        nll += loss.item() * len(response)
+        count += len(response)
+    assert nll / count == pytest.approx(short_run.summary["eval_loss_last"], abs=1e-4)
+    assert short_run.summary["export_logit_difference"] < 1e-3
+
+
+def test_export_generate_and_runs(short_run: Outcome, folder: Path) -> None:
+    assert short_run.code == 0
+    exported = run_raysft("export", "runs/short", "--to", "exported", cwd=folder)
+    assert exported.code == 0, exported.stderr
+    import torch
+    from safetensors.torch import load_file
+
+    ours = load_file(folder / "exported/model.safetensors")
+    trained = load_file(folder / "runs/short/model/model.safetensors")
+    assert ours.keys() == trained.keys()
+    assert all(torch.equal(ours[key], trained[key]) for key in ours)
+
+    by_run = run_raysft("generate", "runs/short", "Sort the words.\nrose fish", cwd=folder)
+    by_folder = run_raysft("generate", "exported", "Sort the words.\nrose fish", cwd=folder)
+    assert by_run.code == by_folder.code == 0
+    assert by_run.stdout == by_folder.stdout
+
+    again = run_raysft("export", "runs/short", cwd=folder)
+    assert again.code == 2
+    assert "runs/short/model exists" in again.stderr
+
+    listing = run_raysft("runs", cwd=folder)
+    assert listing.code == 0
+    assert "short" in listing.stdout
+    assert "done" in listing.stdout
+
+
+def test_a_run_directory_is_not_overwritten(short_run: Outcome, folder: Path) -> None:
+    assert short_run.code == 0
+    outcome = run_raysft("train", "gpt2-tiny-cpu", "--name", "short", cwd=folder)
+    assert outcome.code == 2
+    assert "runs/short holds a run already" in outcome.stderr
+
+
+def test_interrupted_and_resumed_is_the_same_run(folder: Path) -> None:
+    """Ctrl-C after a checkpoint, then --resume: losses equal those of a run left alone."""
+    options = [
+        "--set", "run.max_steps=16", "--set", "log.every_steps=1", "--set", "run.samples=0",
+        "--set", "eval.exact_match_records=0", "--set", "eval.every_steps=8",
+        "--set", "checkpoint.every_steps=4",
+    ]  # fmt: skip
+    whole = run_raysft("train", "gpt2-tiny-cpu", "--name", "whole", *options, cwd=folder)
+    assert whole.code == 0, whole.stderr
+
+    process = subprocess.Popen(
+        [
+            Path(sys.executable).parent / "raysft",
+            "train",
+            "gpt2-tiny-cpu",
+            "--name",
+            "cut",
+            *options,
+        ],
+        cwd=folder,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((folder / "runs/cut/checkpoints").glob("checkpoint_*/state")):
+        assert time.monotonic() < deadline, "no checkpoint within 120 s"
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; go on from the newest checkpoint with" in stderr
+    assert "--name cut" in stderr
+    assert "--resume" in stderr
+    cut = json.loads((folder / "runs/cut/summary.json").read_text())
+    assert cut["status"] == "interrupted"
+    assert not (folder / "runs/cut/model").exists()
+
+    resumed = run_raysft(
+        "train", "gpt2-tiny-cpu", "--name", "cut", "--resume", *options, cwd=folder
+    )
+    assert resumed.code == 0, resumed.stderr
+    assert "resumed" in resumed.stderr
+    assert curve(folder / "runs/cut") == curve(folder / "runs/whole")
+
+
+def curve(run_dir: Path) -> list[tuple[float, ...]]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    keys = ("step", "loss", "grad_norm", "lr", "eval_loss")
+    return [tuple(line.get(key, -1) for key in keys) for line in lines]
