@@ -1,0 +1,55 @@
+"""The command line where it needs no Ray."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import run_raysft
+
+HEAVY = ("torch", "ray", "transformers", "deepspeed", "numpy", "pydantic")
+
+
+def test_help_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from raysft.cli import app\n"
+        "try: app(['--help'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        f"print('loaded:', [m for m in {HEAVY} if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Tune GPT-2-class language models" in done.stdout
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_dry_run_writes_run_json_and_prints_plan_and_command(tmp_path: Path) -> None:
+    outcome = run_raysft("train", "gpt2-xl", "--dry-run", "--name", "x", cwd=tmp_path)
+    assert outcome.code == 0
+    assert outcome.stdout == "python -m raysft.job runs/x/run.json\n"
+    assert "64 records = 1 workers x 8 micro-batch x 8 accumulation" in outcome.stderr
+    spec = json.loads((tmp_path / "runs/x/run.json").read_text())
+    assert spec["verb"] == "train"
+    assert spec["config"]["run"]["name"] == "x"
+    assert spec["config"]["model"]["shape"]["n_layer"] == 48
+    assert spec["stamp"]["command"] == "raysft train gpt2-xl --dry-run --name x"
+
+
+def test_a_run_without_a_name_is_named_after_config_and_time(tmp_path: Path) -> None:
+    config = tmp_path / "mine.toml"
+    config.write_text('[model]\npath = "somewhere/some-model"\n')
+    outcome = run_raysft("train", config, "--dry-run", cwd=tmp_path)
+    assert outcome.code == 0
+    (run_dir,) = (tmp_path / "runs").iterdir()
+    assert run_dir.name.startswith("mine-20")
+
+
+def test_unwritable_storage_is_said(tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("a file")
+    outcome = run_raysft("train", "gpt2-tiny-cpu", "--name", "x", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "run.storage: runs/x cannot be written" in outcome.stderr
+
+
+def test_version(tmp_path: Path) -> None:
+    assert run_raysft("--version", cwd=tmp_path).stdout == "raysft 0.1.0\n"

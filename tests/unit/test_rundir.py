@@ -1,0 +1,99 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from raysft import rundir
+from raysft.config.load import load_config
+from raysft.driver import require_resources, total_steps
+from raysft.errors import UserError
+from raysft.resume import flat
+from raysft.train.metrics import due, jsonl_writer
+from raysft.train.perf import StepClock, percentile
+
+
+def test_status_of_a_run(tmp_path: Path) -> None:
+    assert rundir.status(tmp_path) == "planned"
+    for summary, expected in [
+        ({"status": "done"}, "done"),
+        ({"status": "failed"}, "failed"),
+        ({"status": "running", "host": os.uname().nodename, "pid": os.getpid()}, "running"),
+        ({"status": "running", "host": os.uname().nodename, "pid": 2**22 + 1}, "died"),
+        ({"status": "running", "host": "elsewhere", "pid": 2**22 + 1}, "running"),
+    ]:
+        rundir.write_json(tmp_path / rundir.SUMMARY, summary)
+        assert rundir.status(tmp_path) == expected
+
+
+def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    rundir.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        rundir.write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_damaged_json_is_named(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run.json is damaged"):
+        rundir.read_json(tmp_path / "run.json")
+
+
+def test_due() -> None:
+    assert [step for step in range(1, 8) if due(step, 3, last=7)] == [3, 6, 7]
+    assert [step for step in range(1, 8) if due(step, 0, last=7)] == [7]
+
+
+def test_steps_from_epochs_are_rounded_up() -> None:
+    config = load_config("gpt2", ["run.epochs=1.5"])
+    assert total_steps(config, 1000) == 24  # 1500 records / 64 = 23.4
+    assert total_steps(load_config("gpt2", ["run.max_steps=7"]), 1000) == 7
+
+
+def test_resources() -> None:
+    config = load_config("gpt2-tiny-cpu")
+    require_resources(config, {"CPU": 2.0})
+    with pytest.raises(UserError, match="2 workers x 1 need 2, and the cluster has 1"):
+        require_resources(config, {"CPU": 1.0})
+    with pytest.raises(UserError, match="too few GPUs"):
+        require_resources(load_config("gpt2"), {"CPU": 8.0})
+
+
+def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write = jsonl_writer(path)
+    for step in range(5):
+        write({"event": "metrics", "step": step, "loss": 1.0})
+    path.write_text(path.read_text() + '{"step": 5, "lo')
+    write({"event": "resumed", "step": 2})
+    write({"event": "checkpoint", "step": 2})
+    write({"event": "metrics", "step": 3, "loss": 0.5})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        *({"step": step, "loss": 1.0} for step in range(3)),
+        {"step": 3, "loss": 0.5},
+    ]
+
+
+def test_flat_keys() -> None:
+    assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 9.0, 10.0, 12.0, 20.0, 21.0, 30.0, 34.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    clock = StepClock()
+    for applied in (True, True, False, True):  # 9, 2, 1 and 4 seconds
+        clock.start()
+        clock.stop(60, 30, applied=applied)
+    assert clock.summary() == {
+        "tokens_per_second": 20.0,
+        "supervised_tokens_per_second": 10.0,
+        "step_time_p50_s": 3.0,
+        "step_time_p95_s": pytest.approx(3.9),
+    }
+
+
+def test_nothing_timed_is_null() -> None:
+    assert StepClock().summary()["tokens_per_second"] is None
+    assert percentile([], 50) is None
