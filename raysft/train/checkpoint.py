@@ -99,6 +99,7 @@ def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
 
     first, partitioned = dist.get_rank() == 0, engine.zero_optimization_stage() == 3
     weights: dict[str, torch.Tensor] = {}
+    engine.empty_partition_cache()  # an evaluation leaves prefetched parameters in flight
     for name, parameter in engine.module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
             if first:

@@ -56,7 +56,12 @@ def load_model_config(config: Config, tokenizer: Any) -> Any:
 
     model = config.model
     if model.init == "scratch" and model.shape:
-        hf_config = GPT2Config(vocab_size=len(tokenizer), **model.shape.model_dump())
+        hf_config = GPT2Config(
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **model.shape.model_dump(),
+        )
     else:
         hf_config = load_from_hub_or_folder(AutoConfig, str(model.path), "model.path")
         if model.init == "scratch":

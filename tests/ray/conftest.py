@@ -33,7 +33,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a GPT-2 of 2 layers and width 32, its tokenizer, and 64 records beside it."""
+    """A folder with a GPT-2 of 2 layers and width 256, its tokenizer, and 64 records beside it."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from raysft.data import demo
@@ -42,7 +42,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = demo.generate(64, seed=5)
     tokenizer = demo.train_tokenizer(records)
     torch.manual_seed(0)
-    shape = {"n_layer": 2, "n_embd": 32, "n_head": 2, "n_positions": 128}
+    # Wide enough that ZeRO-3 partitions the matrices: it keeps parameters below 1e5 elements whole.
+    shape = {"n_layer": 2, "n_embd": 256, "n_head": 4, "n_positions": 128}
     config = GPT2Config(vocab_size=len(tokenizer), bos_token_id=0, eos_token_id=0, **shape)
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -68,6 +69,8 @@ def tiny_config(tiny_model: Path, *overrides: str) -> Config:
             "checkpoint.every_steps=0",
             "eval.every_steps=0",
             "schedule.warmup_steps=2",
+            "optim.lr=2e-3",
+            "optim.weight_decay=0.1",
             *overrides,
         ],
     )

@@ -96,4 +96,5 @@ def test_first_losses_and_gradient_norms_equal_plain_pytorch(
     losses, norms = expected
     assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)
     assert [step["grad_norm"] for step in steps] == pytest.approx(norms, abs=1e-4)
+    assert any(norm > 1.0 for norm in norms), "no step was clipped: the test shows too little"
     assert sum(step["clipped_steps"] for step in steps) == sum(norm > 1.0 for norm in norms)
