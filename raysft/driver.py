@@ -159,8 +159,21 @@ def explain_failure(error: TrainingFailedError) -> Exception:
             if isinstance(root, OSError) and root.errno == errno.ENOSPC:
                 return disk_full(root)
             root = root.__cause__ or getattr(root, "cause", None)
+    if any(is_out_of_memory(cause) for cause in causes):
+        return RunError(
+            "out of memory: a worker was stopped before it took the machine down. Any of these "
+            "needs less: a smaller batch.micro_batch_size or batch.seq_len, "
+            "model.activation_checkpointing = true, engine.zero_stage = 3, engine.precision = "
+            '"bf16", more scaling.workers on other machines'
+        )
     first = str(causes[0]).strip().splitlines()
     return RunError(f"a worker failed: {first[-1] if first else type(causes[0]).__name__}")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By message: Ray wraps its own class in those of the actor that died of it."""
+    text = f"{type(error).__name__} {error}"
+    return "OutOfMemory" in text or "low on memory" in text or "out of memory" in text
 
 
 def disk_full(error: OSError) -> RunError:

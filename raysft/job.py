@@ -101,9 +101,10 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.samples import finish_model
     from raysft.train.model import load_model_config, load_tokenizer
 
-    emit({"event": "status", "message": "reading data"})
+    emit({"event": "status", "message": f"loading tokenizer {config.model.tokenizer_path}"})
     tokenizer = load_tokenizer(config)
     hf_config = load_model_config(config, tokenizer)
+    emit({"event": "status", "message": "reading data"})
     prepared = prepare(config, tokenizer)
     emit({"event": "data", **prepared.report.as_event()})
     emit({"event": "status", "message": "starting Ray"})

@@ -19,7 +19,11 @@ def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ev
 
 
 VARIANTS = {
-    "stage 1, bf16": (["engine.zero_stage=1", "engine.precision=bf16"], 0.03),
+    "stage 1, bf16, accumulation": (
+        ["engine.zero_stage=1", "engine.precision=bf16", "batch.micro_batch_size=2"],
+        0.03,
+    ),
+    "stage 3, bf16, accumulation": (["engine.precision=bf16", "batch.micro_batch_size=1"], 0.03),
     "stage 2": (["engine.zero_stage=2"], 1e-4),
     "stage 3, fp16": (["engine.precision=fp16"], 0.01),
     "stage 0, bf16": (["engine.zero_stage=0", "engine.precision=bf16"], 0.03),

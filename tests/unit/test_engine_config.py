@@ -35,8 +35,10 @@ def test_precision_is_exactly_one(precision: str) -> None:
 
 
 def test_half_precision_gradients_accumulate_in_fp32_under_zero() -> None:
-    assert deepspeed("engine.precision=bf16")["data_types"] == {"grad_accum_dtype": "fp32"}
-    assert "data_types" not in deepspeed("engine.precision=bf16", "engine.zero_stage=0")
+    bf16, summed = "engine.precision=bf16", "batch.global_batch_size=128"
+    assert deepspeed(bf16, summed)["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert "data_types" not in deepspeed(bf16)
+    assert "data_types" not in deepspeed(bf16, summed, "engine.zero_stage=0")
 
 
 def test_offload_and_cpu_buckets() -> None:
