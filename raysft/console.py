@@ -133,8 +133,9 @@ class Renderer:
             warning(fallback)
         self.progress.update(self.task, description="training")
 
-    def on_resumed(self, event: Event) -> None:
-        fact("resumed", f"after step {event['step']:,}")
+    def on_started(self, event: Event) -> None:
+        if event["step"]:
+            fact("resumed", f"after step {event['step']:,}")
         self.progress.update(self.task, completed=event["step"])
 
     def on_metrics(self, event: Event) -> None:

@@ -45,7 +45,8 @@ def main(run_json: str) -> int:
     except BaseException as error:
         code, status, message = explain(error)
         summary |= {"status": status, "error": message}
-    shut_down_ray()
+    with suppress(OSError):  # its messages may meet a full disk
+        shut_down_ray()
     summary["wall_s"] = round(time.monotonic() - started, 2)
     summary = without(summary, "pid", "host")
     with suppress(OSError):  # a full disk is already what the summary tells

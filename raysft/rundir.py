@@ -14,6 +14,7 @@ METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+REGISTER = "checkpoint_manager_snapshot.json"  # Ray Train's, written after each upload
 STARTED = (METRICS, CHECKPOINTS, MODEL)  # a folder with one of these has been trained in
 
 
@@ -40,8 +41,13 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def checkpoints(run_dir: Path) -> list[Path]:
-    """The kept checkpoint folders, oldest first."""
-    return sorted(p for p in (run_dir / CHECKPOINTS).glob("checkpoint_*") if p.is_dir())
+    """The complete checkpoint folders, oldest first: those that Ray Train has registered."""
+    folder = run_dir / CHECKPOINTS
+    try:
+        registered = read_json(folder / REGISTER)["checkpoint_results"]
+    except UserError:
+        return []
+    return [folder / str(result["checkpoint_dir_name"]) for result in registered]
 
 
 def status(run_dir: Path) -> str:

@@ -42,16 +42,15 @@ def prompt_completion(record: Mapping[str, Any]) -> list[Message]:
 
 Adapter = Callable[[Mapping[str, Any]], list[Message]]
 FORMATS: dict[str, Adapter] = {"alpaca": alpaca, "prompt_completion": prompt_completion}
+# The fields that tell a format, so that whatever else is wrong is told by its adapter.
+TELLING_FIELDS = {"alpaca": {"instruction"}, "prompt_completion": {"prompt", "question"}}
 
 
 def detect_format(record: Mapping[str, Any]) -> str:
-    """The name of the first format that can read this record. Raises RecordError when none can."""
-    for name, adapter in FORMATS.items():
-        try:
-            adapter(record)
-        except RecordError:
-            continue
-        return name
+    """The name of the format whose prompt this record has. Raises RecordError when it has none."""
+    for name, fields in TELLING_FIELDS.items():
+        if fields & record.keys():
+            return name
     found = ", ".join(map(repr, record)) or "none"
     raise RecordError(
         f"no known format: its fields are {found}. Known are instruction/input/output (or "

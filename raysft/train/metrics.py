@@ -110,12 +110,16 @@ class Writer(Protocol):
 
 
 def jsonl_writer(path: Path) -> Writer:
-    """Appends the metrics of each log step and evaluation; a resumed run drops what it repeats."""
+    """Appends the metrics of each log step and evaluation.
+
+    Workers that start again, at the step of their checkpoint or at 0, repeat what came after it:
+    those lines are dropped.
+    """
 
     def write(event: Event) -> None:
-        if event["event"] == "resumed":
+        if event["event"] == "started":
             lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if step_of(line) <= event["step"]]
+            kept = [line for line in lines if event["step"] and step_of(line) <= event["step"]]
             path.write_text("".join(line + "\n" for line in kept))
         elif event["event"] == "metrics":
             with path.open("a") as file:
@@ -140,7 +144,7 @@ def tensorboard_writer(folder: Path) -> Writer:
 
     def write(event: Event) -> None:
         nonlocal board
-        if event["event"] == "resumed":
+        if event["event"] == "started" and event["step"]:
             board.close()
             board = SummaryWriter(str(folder), purge_step=event["step"] + 1)
         if event["event"] != "metrics":

@@ -46,9 +46,8 @@ def train_worker(options: dict[str, WorkerJob]) -> dict[str, Any]:
     engine = start_engine(job, emit)
     progress = checkpoint.restore(engine) or Progress()
     window, clock = Window(), StepClock()
-    if progress.step:
-        emit({"event": "resumed", "step": progress.step})
-    else:
+    emit({"event": "started", "step": progress.step})
+    if not progress.step:
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
     while progress.step < last:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raysft import rundir
 from tests.conftest import Outcome, run_raysft
 
 TRAIN = ("train", "gpt2-tiny-cpu", "--name", "run", "--set", "run.max_steps=2")
@@ -127,7 +128,9 @@ def test_resume_without_a_run_or_with_other_settings(tmp_path: Path) -> None:
     check(unnamed, 2, "--resume needs --name")
     assert run_raysft(*TRAIN, "--dry-run", cwd=tmp_path).code == 0
     check(run_raysft(*TRAIN, "--resume", cwd=tmp_path), 2, "has no checkpoint to resume from")
-    (tmp_path / "runs/run/checkpoints/checkpoint_1").mkdir(parents=True)
+    (tmp_path / "runs/run/checkpoints").mkdir()
+    register = {"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}
+    write(tmp_path / "runs/run/checkpoints" / rundir.REGISTER, register)
     other = ("--resume", "--set", "run.seed=1", "--set", "model.shape.n_layer=3")
     check(
         run_raysft(*TRAIN, *other, cwd=tmp_path),
@@ -218,7 +221,7 @@ def test_a_dead_worker_is_replaced_where_that_is_allowed(tmp_path: Path) -> None
     options = ("scaling.max_failures=1", "run.max_steps=60", "log.every_steps=1")
     sets = [word for option in options for word in ("--set", option)]
     process, job = start(tmp_path, *sets, "--set", "checkpoint.every_steps=10")
-    wait_for(lambda: bool(list((tmp_path / "runs/run/checkpoints").glob("checkpoint_*/state"))))
+    wait_for(lambda: bool(rundir.checkpoints(tmp_path / "runs/run")))
     workers_of(job)[0].kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr

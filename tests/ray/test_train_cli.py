@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from raysft import rundir
 from raysft.data import demo
 from tests.conftest import Outcome, run_raysft
 
@@ -175,7 +176,7 @@ def test_interrupted_and_resumed_is_the_same_run(folder: Path) -> None:
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not list((folder / "runs/cut/checkpoints").glob("checkpoint_*/state")):
+    while not rundir.checkpoints(folder / "runs/cut"):
         assert time.monotonic() < deadline, "no checkpoint within 120 s"
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

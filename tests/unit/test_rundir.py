@@ -66,13 +66,22 @@ def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
     for step in range(5):
         write({"event": "metrics", "step": step, "loss": 1.0})
     path.write_text(path.read_text() + '{"step": 5, "lo')
-    write({"event": "resumed", "step": 2})
+    write({"event": "started", "step": 2})
     write({"event": "checkpoint", "step": 2})
     write({"event": "metrics", "step": 3, "loss": 0.5})
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         *({"step": step, "loss": 1.0} for step in range(3)),
         {"step": 3, "loss": 0.5},
     ]
+
+
+def test_workers_that_start_over_drop_all_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write = jsonl_writer(path)
+    write({"event": "started", "step": 0})
+    write({"event": "metrics", "step": 0, "eval_loss": 1.0})
+    write({"event": "started", "step": 0})
+    assert path.read_text() == ""
 
 
 def test_flat_keys() -> None:
