@@ -96,8 +96,9 @@ def prepare(config: Config, tokenizer: Any) -> Prepared:
         heldout = read_messages(data, data.eval_path, config.run.seed, report)[:limit]
     else:
         messages, heldout = split(messages, data.eval_fraction, limit, config.run.seed)
-    train, _ = tokenise(messages, tokenizer, config, report)
-    evaluated, kept = tokenise(heldout, tokenizer, config, report)
+    train, _ = tokenise(messages, tokenizer, config, report, mask_prompt=data.mask_prompt)
+    # Always the response alone, so that held-out losses compare whatever was trained on.
+    evaluated, kept = tokenise(heldout, tokenizer, config, report, mask_prompt=True)
     report.num_records, report.num_eval_records = len(train), len(evaluated)
     report.tokens = int(train.offsets[-1])
     report.supervised_tokens = int(train.supervised.sum())
@@ -145,7 +146,12 @@ def split(
 
 
 def tokenise(
-    messages: Sequence[list[Message]], tokenizer: Any, config: Config, report: DataReport
+    messages: Sequence[list[Message]],
+    tokenizer: Any,
+    config: Config,
+    report: DataReport,
+    *,
+    mask_prompt: bool,
 ) -> tuple[TokenDataset, list[int]]:
     """The dataset and the positions in `messages` of the records that are in it."""
     template = TEMPLATES[config.data.template]
@@ -155,9 +161,7 @@ def tokenise(
         chunk: list[list[Segment]] = [
             to_segments(m, template) for m in messages[begin : begin + CHUNK]
         ]
-        encoded = encode(
-            tokenizer, chunk, seq_len=config.batch.seq_len, mask_prompt=config.data.mask_prompt
-        )
+        encoded = encode(tokenizer, chunk, seq_len=config.batch.seq_len, mask_prompt=mask_prompt)
         for index, example in enumerate(encoded, start=begin):
             cut = example.prompt_cut + example.response_cut
             if cut and not config.data.truncate:

@@ -27,12 +27,13 @@ VARIANTS = {
     "stage 2": (["engine.zero_stage=2"], 1e-4),
     "stage 3, fp16": (["engine.precision=fp16"], 0.01),
     "stage 0, bf16": (["engine.zero_stage=0", "engine.precision=bf16"], 0.03),
-    "everything offloaded": (
-        ["engine.offload_optimizer=true", "engine.offload_params=true"],
-        1e-4,
-    ),
-    "activation checkpointing, eager attention": (
-        ["model.activation_checkpointing=true", "model.attention=eager"],
+    "everything offloaded, activation checkpointing, eager attention": (
+        [
+            "engine.offload_optimizer=true",
+            "engine.offload_params=true",
+            "model.activation_checkpointing=true",
+            "model.attention=eager",
+        ],
         1e-4,
     ),
 }

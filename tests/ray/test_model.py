@@ -4,12 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray.train
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from transformers import AutoModelForCausalLM
 
-from raysft.config.schema import Config
 from raysft.driver import worker_environment
 from raysft.train.engine import deepspeed_config
 from raysft.train.model import load_model, load_model_config, load_tokenizer
@@ -18,54 +17,51 @@ from tests.ray.conftest import tiny_config
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def measure(options: dict[str, Any]) -> dict[str, Any]:
-    """In a worker: elements this rank holds, elements in all, and the spread of each weight."""
+def measure(options: dict[str, Any]) -> list[dict[str, Any]]:
+    """In a worker, for each config: elements this rank holds and in all, mean and std by name."""
     import deepspeed
 
     from raysft.train.worker import skip_inference_op
 
-    config: Config = options["config"]
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="gloo")
-    model = load_model(config, options["hf_config"], deepspeed_config(config))
-    held = sum(parameter.numel() for parameter in model.parameters())
-    spread = {}
-    for name, parameter in model.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter]):
-            spread[name] = (parameter.float().mean().item(), parameter.float().std().item())
-    ds_numel = sum(parameter.ds_numel for parameter in model.parameters())
-    ray.train.report({})
-    return {"held": held, "all": ds_numel, "spread": spread}
+    results = []
+    for config, hf_config in options["models"]:
+        model = load_model(config, hf_config, deepspeed_config(config))
+        spread = {}
+        for name, parameter in model.named_parameters():
+            with deepspeed.zero.GatheredParameters([parameter]):
+                spread[name] = (parameter.float().mean().item(), parameter.float().std().item())
+        held = sum(parameter.numel() for parameter in model.parameters())
+        in_all = sum(parameter.ds_numel for parameter in model.parameters())
+        results.append({"held": held, "all": in_all, "spread": spread})
+    return results
 
 
-def run(config: Config, folder: Path) -> dict[str, Any]:
-    hf_config = load_model_config(config, load_tokenizer(config))
-    trainer = TorchTrainer(
-        measure,
-        train_loop_config={"config": config, "hf_config": hf_config},
-        torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(num_workers=2),
-        run_config=RunConfig(
-            storage_path=str(folder),
-            worker_runtime_env={"env_vars": worker_environment(config)},
-        ),
-    )
-    result: dict[str, Any] = trainer.fit().return_value
-    return result
-
-
-def test_from_scratch(tiny_model: Path, tmp_path: Path) -> None:
-    """GPT-2's initialisation: N(0, 0.02), residual projections divided by sqrt(2 n_layer)."""
-    config = tiny_config(
+def test_scratch_and_pretrained(tiny_model: Path, tmp_path: Path) -> None:
+    """Scratch is GPT-2's own: N(0, 0.02), residual projections divided by sqrt(2 n_layer)."""
+    pretrained = tiny_config(tiny_model)
+    scratch = tiny_config(
         tiny_model,
         "model.init=scratch",
         f"model.tokenizer={tiny_model}",
         "model.shape={n_layer = 2, n_embd = 128, n_head = 2, n_positions = 128}",
     )
-    found = run(config, tmp_path)
-    assert found["held"] == 0
-    assert found["all"] > 400_000
-    for name, (mean, std) in found["spread"].items():
+    models = [(c, load_model_config(c, load_tokenizer(c))) for c in (scratch, pretrained)]
+    trainer = TorchTrainer(
+        measure,
+        train_loop_config={"models": models},
+        torch_config=TorchConfig(backend="gloo"),
+        scaling_config=ScalingConfig(num_workers=2),
+        run_config=RunConfig(
+            storage_path=str(tmp_path),
+            worker_runtime_env={"env_vars": worker_environment(scratch)},
+        ),
+    )
+    from_scratch, from_folder = trainer.fit().return_value
+    assert from_scratch["held"] == from_folder["held"] == 0
+    assert from_scratch["all"] > 400_000
+    for name, (mean, std) in from_scratch["spread"].items():
         if name.endswith("bias"):
             assert (mean, std) == (0.0, 0.0)
         elif ".ln_" in name:
@@ -74,13 +70,7 @@ def test_from_scratch(tiny_model: Path, tmp_path: Path) -> None:
             expected = 0.01 if name.endswith("c_proj.weight") else 0.02
             assert std == pytest.approx(expected, rel=0.05), name
 
-
-def test_pretrained(tiny_model: Path, tmp_path: Path) -> None:
-    from transformers import AutoModelForCausalLM
-
-    found = run(tiny_config(tiny_model), tmp_path)
     plain = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    assert found["held"] == 0
     for name, parameter in plain.named_parameters():
-        expected = (parameter.mean().item(), parameter.std().item())
-        assert found["spread"][name] == pytest.approx(expected, abs=1e-7)
+        wanted = (parameter.mean().item(), parameter.std().item())
+        assert from_folder["spread"][name] == pytest.approx(wanted, abs=1e-7)

@@ -25,8 +25,8 @@ def test_training_lowers_the_held_out_loss(
     overrides = [
         f"data.path={SHARED / 'data' / name}",
         f"model.tokenizer={TOKENIZER}",
-        "run.max_steps=6",
-        "run.samples=1",
+        "run.max_steps=4",
+        "run.samples=0",
         "batch.micro_batch_size=4",
         "batch.global_batch_size=8",
         "eval.max_records=16",

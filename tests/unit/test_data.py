@@ -198,6 +198,16 @@ def test_a_held_out_file_is_used_instead_of_a_share(tokenizer: Any, tmp_path: Pa
     assert (len(result.train), texts(tokenizer, result.heldout)) == (4, ["e\nf<|endoftext|>"])
 
 
+def test_without_prompt_mask_the_held_out_loss_is_still_of_responses(
+    tokenizer: Any, records_file: Path
+) -> None:
+    options = ("data.mask_prompt=false", f"data.eval_path={records_file}")
+    result = prepared(tokenizer, records_file, *options)
+    assert result.train.loss_mask.all()
+    prompts = [len(f"say {w}\n") for w in ("one", "two", "three", "four")]
+    assert list(result.heldout.lengths - result.heldout.supervised) == prompts
+
+
 def test_report_counts_supervised_predictions(tokenizer: Any, records_file: Path) -> None:
     report = prepared(tokenizer, records_file).report
     words = ["one", "two", "three", "four"]
