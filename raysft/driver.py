@@ -2,6 +2,7 @@
 
 import errno
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
@@ -44,6 +45,9 @@ def fit(
     Raises UserError when the cluster is too small, RunError when the run fails.
     """
     require_resources(config, ray.cluster_resources())
+    # Ray Train's controller looks at its workers every 2 s by default, and the end of a run and
+    # every checkpoint wait for it.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     events = Queue(actor_options={"num_cpus": 0})
     job = WorkerJob(
         config=config,

@@ -28,6 +28,14 @@ class Run(Section):
     epochs: PositiveFloat = 1.0
     samples: CountOrZero = 3  # generated answers shown at the end
 
+    @model_validator(mode="after")
+    def check_place(self) -> "Run":
+        if "://" in self.storage:
+            raise ValueError("storage is a folder on this machine or on a file system nodes share")
+        if self.name is not None and "/" in self.name:
+            raise ValueError(f"name {self.name!r} holds a slash: the folder is run.storage")
+        return self
+
 
 class Shape(Section):
     """A GPT-2 architecture; the vocabulary size comes from the tokenizer."""
@@ -117,6 +125,17 @@ class Engine(Section):
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     offload_optimizer: bool = False
     offload_params: bool = False
+
+    @model_validator(mode="after")
+    def check_precision(self) -> "Engine":
+        # DeepSpeed 0.19.8 divides these gradients by a loss scale that it has not applied to the
+        # loss. Adam hides it but for its eps: losses stray from fp32 from the second step on.
+        if self.zero_stage == 0 and self.precision != "fp32":
+            raise ValueError(
+                f"zero_stage 0 trains in fp32 only, because DeepSpeed's {self.precision} update is "
+                "inexact there: take zero_stage 1"
+            )
+        return self
 
     @model_validator(mode="after")
     def check_offload(self) -> "Engine":

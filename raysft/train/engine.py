@@ -30,9 +30,9 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }
-    if engine.zero_stage > 0 and engine.precision != "fp32" and config.grad_accum_steps > 1:
+    if engine.precision != "fp32" and config.grad_accum_steps > 1:
         # Sums of many bf16 gradients lose their small terms. Costs 2 bytes a parameter more, so
-        # only where something is summed. Stage 0 knows no such setting.
+        # only where something is summed.
         result["data_types"] = {"grad_accum_dtype": "fp32"}
     return result
 

@@ -70,6 +70,7 @@ def test_a_number_in_quotes_is_not_a_number() -> None:
         ("engine.offload_params=true", None),
         ("data.path=other.json", "set model.tokenizer"),
         ("model.init=pretrained", "path is missing"),
+        ("run.storage=s3://bucket/runs", "run: storage is a folder on this machine"),
     ],
 )
 def test_keys_that_do_not_go_together(override: str, part: str | None) -> None:
@@ -79,6 +80,13 @@ def test_keys_that_do_not_go_together(override: str, part: str | None) -> None:
         assert part in error_of(override, "engine.zero_stage=2")
     else:
         assert part in error_of(override)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_stage_0_is_for_fp32(precision: str) -> None:
+    message = error_of("engine.zero_stage=0", f"engine.precision={precision}")
+    assert "zero_stage 0 trains in fp32 only" in message
+    assert load_config("gpt2-tiny-cpu", ["engine.zero_stage=0"]).engine.precision == "fp32"
 
 
 def test_both_kinds_of_warmup_are_refused() -> None:

@@ -38,7 +38,7 @@ def test_half_precision_gradients_accumulate_in_fp32_under_zero() -> None:
     bf16, summed = "engine.precision=bf16", "batch.global_batch_size=128"
     assert deepspeed(bf16, summed)["data_types"] == {"grad_accum_dtype": "fp32"}
     assert "data_types" not in deepspeed(bf16)
-    assert "data_types" not in deepspeed(bf16, summed, "engine.zero_stage=0")
+    assert "data_types" not in deepspeed(summed)
 
 
 def test_offload_and_cpu_buckets() -> None:

@@ -8,7 +8,7 @@ from raysft import rundir
 from raysft.config.load import load_config
 from raysft.driver import require_resources, total_steps
 from raysft.errors import UserError
-from raysft.resume import flat
+from raysft.resume import check_resume, flat
 from raysft.train.metrics import due, jsonl_writer
 from raysft.train.perf import StepClock, percentile
 
@@ -106,3 +106,21 @@ def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.Monkey
 def test_nothing_timed_is_null() -> None:
     assert StepClock().summary()["tokens_per_second"] is None
     assert percentile([], 50) is None
+
+
+def test_resume_tells_fixed_from_changed_settings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = load_config("gpt2-tiny-cpu", ["run.name=x"])
+    rundir.write_json(tmp_path / rundir.RUN, {"config": before.model_dump(mode="json")})
+    with pytest.raises(UserError, match="has no checkpoint to resume from"):
+        check_resume(tmp_path, before)
+    (tmp_path / rundir.CHECKPOINTS).mkdir()
+    register = {"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}
+    rundir.write_json(tmp_path / rundir.CHECKPOINTS / rundir.REGISTER, register)
+    check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "log.every_steps=1"]))
+    assert capsys.readouterr().err == ""
+    check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "run.max_steps=900"]))
+    assert "run.max_steps was 600 and is now 900" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"batch.seq_len: 512 then, 256 now"):
+        check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "batch.seq_len=256"]))
