@@ -71,6 +71,7 @@ def test_a_number_in_quotes_is_not_a_number() -> None:
         ("data.path=other.json", "set model.tokenizer"),
         ("model.init=pretrained", "path is missing"),
         ("run.storage=s3://bucket/runs", "run: storage is a folder on this machine"),
+        ("run.name=a/b", "run: name 'a/b' holds a slash"),
     ],
 )
 def test_keys_that_do_not_go_together(override: str, part: str | None) -> None:
