@@ -23,6 +23,7 @@ from raysft.errors import RunError, UserError
 from raysft.train.metrics import Emit, Event, jsonl_writer, tensorboard_writer, without
 
 INTERRUPTED = 130
+EMBEDDED = "RAY_ADDRESS" not in os.environ  # `ray job submit` sets it for the jobs of a cluster
 
 
 def main(run_json: str) -> int:
@@ -102,6 +103,8 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.samples import finish_model
     from raysft.train.model import load_model_config, load_tokenizer
 
+    if EMBEDDED:
+        driver.require_resources(config, local_resources())
     emit({"event": "status", "message": f"loading tokenizer {config.model.tokenizer_path}"})
     tokenizer = load_tokenizer(config)
     hf_config = load_model_config(config, tokenizer)
@@ -145,6 +148,13 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
 VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {"train": train}
 
 
+def local_resources() -> dict[str, float]:
+    """What an embedded Ray will offer, known without starting it."""
+    import torch
+
+    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+
+
 def start_ray() -> None:
     """Join the cluster this job was submitted to, or start one inside this process."""
     import logging
@@ -152,13 +162,13 @@ def start_ray() -> None:
     import ray
 
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    if "RAY_ADDRESS" not in os.environ:  # set by `ray job submit`
+    if EMBEDDED:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {
             "address": "local",
             # Ray Train asks the dashboard's API for its actors, and logs every second without it.
             "include_dashboard": True,
-            "num_cpus": len(os.sched_getaffinity(0)),
+            "num_cpus": local_resources()["CPU"],
         }
     ray.init(**options)
 
