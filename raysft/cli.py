@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from raysft import __version__, console, rundir
-from raysft.errors import RunError, UserError
+from raysft.errors import INTERRUPTED, RunError, UserError
 
 app = typer.Typer(
     name="raysft",
@@ -108,7 +108,7 @@ def finish(run_dir: Path, end: console.Event | None, code: int, *, as_json: bool
     """The last words of a run, and its exit code."""
     if end is None:
         log = run_dir / rundir.LOG
-        if code == 130:
+        if code == INTERRUPTED:
             console.error(f"killed before it could end; see {log}")
             raise typer.Exit(code)
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
@@ -116,7 +116,7 @@ def finish(run_dir: Path, end: console.Event | None, code: int, *, as_json: bool
     summary: dict[str, Any] = dict(end["summary"])
     if summary["status"] == "interrupted":
         say_how_to_resume(run_dir, summary)
-        code = 130
+        code = INTERRUPTED
     elif summary["status"] == "failed":
         console.error(summary["error"])
         console.stderr.print(f"[dim]details: {run_dir / rundir.LOG}[/]", soft_wrap=True)

@@ -1,5 +1,7 @@
 """The two ways a run ends early that the user is told about in one message, without a traceback."""
 
+INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM
+
 
 class UserError(Exception):
     """The input is wrong: config, data or path. Says what, where and what to do. Exit code 2."""

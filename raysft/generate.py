@@ -48,6 +48,8 @@ def answer(
             attention_mask=attention_mask,
             max_new_tokens=max(1, min(max_new_tokens, positions - longest)),
             do_sample=False,
+            # The end token of training, which need not be the one in the base model's settings.
+            eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.eos_token_id,
         )
         answers += tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
@@ -57,9 +59,11 @@ def answer(
 def load(path: str) -> tuple[Any, Any]:
     """Model and tokenizer of a folder or hub id. Raises UserError when they do not load."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     from raysft.train.model import load_from_hub_or_folder
 
+    logging.disable_progress_bar()
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
     return model.eval(), tokenizer

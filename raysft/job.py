@@ -19,10 +19,9 @@ from typing import Any, TextIO
 
 from raysft import rundir
 from raysft.config.schema import Config
-from raysft.errors import RunError, UserError
+from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.train.metrics import Emit, Event, jsonl_writer, tensorboard_writer, without
 
-INTERRUPTED = 130
 EMBEDDED = "RAY_ADDRESS" not in os.environ  # `ray job submit` sets it for the jobs of a cluster
 
 

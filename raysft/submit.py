@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raysft import rundir
-
-INTERRUPTED = 130
+from raysft.errors import INTERRUPTED
 
 
 def entrypoint(run_json: Path) -> str:
