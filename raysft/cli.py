@@ -139,6 +139,57 @@ def say_how_to_resume(run_dir: Path, summary: dict[str, Any]) -> None:
     console.error(f"interrupted; go on from the newest checkpoint with\n  {shlex.join(words)}")
 
 
+data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervises.")
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def preview(
+    config: ConfigArgument,
+    overrides: SetOption = [],  # noqa: B006
+    count: Annotated[int, typer.Option("-n", min=1, help="Records of each source.")] = 3,
+) -> None:
+    """Records as tokens: which are trained, which are prompt, special or cut."""
+    from raysft import views
+    from raysft.config.load import load_config
+    from raysft.data.preview import previews
+    from raysft.train.model import load_template
+
+    resolved = load_config(config, overrides)
+    template = load_template(resolved)
+    for view in previews(resolved, template, count):
+        console.stdout.print(views.record_text(view), end="\n\n", soft_wrap=True)
+    console.stderr.print(views.legend())
+
+
+@data_app.command()
+def stats(
+    config: ConfigArgument,
+    overrides: SetOption = [],  # noqa: B006
+    as_json: JsonOption = False,
+) -> None:
+    """Audit the whole set: lengths, masks, cuts, end tokens, duplicates."""
+    from raysft import views
+    from raysft.cluster import shut_down_ray, start_ray
+    from raysft.config.load import load_config
+    from raysft.data.audit import audit
+    from raysft.data.dataset import prepare
+    from raysft.train.model import load_template
+
+    # An audit tells of every bad record instead of stopping at the first.
+    resolved = load_config(config, [*overrides, "data.on_bad_record=skip"])
+    template = load_template(resolved)
+    try:
+        prepared = prepare(resolved, template, start_ray)
+    finally:
+        shut_down_ray()
+    facts = audit(resolved, template, prepared)
+    views.print_audit(facts, console.stderr if as_json else console.stdout)
+    console.findings(facts["findings"])
+    if as_json:
+        print(json.dumps(facts, separators=(",", ":")))
+
+
 @app.command()
 def export(
     run_dir: Annotated[Path, typer.Argument(help="A run directory or a checkpoint in it.")],
@@ -157,15 +208,15 @@ def generate(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
     """Answer one instruction, greedily, with the template the model was trained with."""
-    from raysft.generate import answer, load, read_template
+    from raysft.generate import answer, load, prompt_ids
 
     folder = Path(model) / rundir.MODEL if (Path(model) / rundir.RUN).exists() else Path(model)
     if (Path(model) / rundir.RUN).exists() and not folder.is_dir():
         raise UserError(f"{model} has no model yet: the run did not end; try `raysft export`")
     path = str(folder) if folder.is_dir() else model
-    loaded, tokenizer = load(path)
-    template = read_template(folder)
-    print(answer(loaded, tokenizer, [instruction], template, max_new_tokens)[0].strip())
+    loaded, template = load(path)
+    prompts = [prompt_ids(instruction, template)]
+    print(answer(loaded, template, prompts, max_new_tokens)[0].strip())
 
 
 @app.command()

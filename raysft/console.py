@@ -1,6 +1,6 @@
 """Renders the events of a job for a person, on standard error."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,12 @@ def error(message: str) -> None:
 
 def warning(message: str) -> None:
     stderr.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+
+
+def findings(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Each finding of the audit as a warning that says what to do."""
+    for row in rows:
+        warning(f"{row['records']:,} records {row['message']}. What to do: {row['advice']}.")
 
 
 def fact(name: str, value: str) -> None:
@@ -104,24 +110,20 @@ class Renderer:
         warning(event["message"])
 
     def on_data(self, event: Event) -> None:
+        formats = ", ".join(dict.fromkeys(source["format"] for source in event["sources"]))
         fact(
             "records",
-            f"{event['num_read']:,} read as {event['format']}: {event['num_records']:,} to train, "
-            f"{event['num_eval_records']:,} held out, {event['num_dropped']:,} dropped",
+            f"{event['num_read']:,} read as {formats}: {event['num_records']:,} to train, "
+            f"{event['num_eval_records']:,} held out, {event['num_dropped']:,} left out",
         )
-        share = event["supervised_tokens"] / event["tokens"]
+        fact("template", f"{event['template']}, answers end in {event['end_token']}")
+        prompt, response = event["prompt_tokens"], event["response_tokens"]
         fact(
             "tokens",
-            f"{event['tokens']:,} to train, {event['supervised_tokens']:,} of them ({share:.0%}) "
-            "supervised",
+            f"{event['tokens']:,}, {event['supervised_share']:.0%} of them supervised; "
+            f"a prompt has {prompt['mean']:,.0f} and a response {response['mean']:,.0f} on average",
         )
-        for reason, count in event["dropped"].items():
-            first = event["first_dropped"][reason]
-            warning(f"{count:,} records dropped: {reason} (first: {first})")
-        for what in ("prompts", "responses"):
-            if count := event[f"{what}_truncated"]:
-                end = " and have no end token to learn" if what == "responses" else ""
-                warning(f"{count:,} {what} were cut to fit batch.seq_len{end}")
+        findings(event["findings"])
 
     def on_workers(self, event: Event) -> None:
         hardware = event["observed"]["gpu"] or event["observed"]["cpu"]

@@ -18,7 +18,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
 from raysft.config.schema import Config
-from raysft.data.dataset import Prepared
+from raysft.data.dataset import Prepared, epoch_length
 from raysft.errors import RunError, UserError
 from raysft.train.metrics import Emit, Event
 from raysft.train.worker import WorkerJob, train_worker
@@ -31,7 +31,7 @@ class RunResult:
 
 
 def total_steps(config: Config, num_records: int) -> int:
-    """Optimizer steps of the run."""
+    """Optimizer steps of the run; an epoch sees `num_records`."""
     if config.run.max_steps is not None:
         return config.run.max_steps
     return math.ceil(config.run.epochs * num_records / config.batch.global_batch_size)
@@ -55,7 +55,7 @@ def fit(
         tokenizer=tokenizer,
         train=ray.put(prepared.train),
         heldout=ray.put(prepared.heldout),
-        total_steps=total_steps(config, len(prepared.train)),
+        total_steps=total_steps(config, epoch_length(prepared.train)),
         model_dir=run_dir.resolve() / "model",
         events=events,
     )

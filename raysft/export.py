@@ -41,7 +41,6 @@ def find_checkpoint(source: Path) -> tuple[Path, Path]:
 def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from raysft.generate import write_recipe
     from raysft.samples import write_card
     from raysft.train.checkpoint import HF_FOLDER
     from raysft.train.model import DTYPES
@@ -59,7 +58,6 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
     AutoTokenizer.from_pretrained(checkpoint / HF_FOLDER).save_pretrained(partial)
-    write_recipe(partial, config.data.template)
     write_card(config, partial)
     partial.rename(target)
 

@@ -1,38 +1,30 @@
 """Greedy answers from a trained Hugging Face folder."""
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from raysft.data.formats import Message
-from raysft.data.template import TEMPLATES, to_segments
+from raysft.data.template import Template, install_template, prompt_segments
 from raysft.data.tokenize import encode_prompt
 
-RECIPE = "raysft.json"  # in a model folder: how its prompts were written
 BATCH_SIZE = 32
 
 
-def write_recipe(model_dir: Path, template: str) -> None:
-    (model_dir / RECIPE).write_text(json.dumps({"template": template}, indent=2) + "\n")
-
-
-def read_template(model_dir: Path) -> str:
-    """The template a model was trained with; "plain" for a model that raysft did not train."""
-    recipe = model_dir / RECIPE
-    return str(json.loads(recipe.read_text())["template"]) if recipe.exists() else "plain"
+def prompt_ids(instruction: str, template: Template) -> list[int]:
+    """Token ids [T] of one instruction, as in training."""
+    segments = prompt_segments([Message("user", instruction)], template)
+    return encode_prompt(template.tokenizer, segments)
 
 
 def answer(
-    model: Any, tokenizer: Any, instructions: Sequence[str], template: str, max_new_tokens: int
+    model: Any, template: Template, prompts: Sequence[list[int]], max_new_tokens: int
 ) -> list[str]:
-    """One greedy answer an instruction, without the end token."""
+    """One greedy answer for each prompt's token ids, without the end token."""
     import torch
 
-    prompts = [
-        encode_prompt(tokenizer, to_segments([Message("user", text)], TEMPLATES[template]))
-        for text in instructions
-    ]
+    tokenizer = template.tokenizer
+    # The end token of training, which need not be the one in the base model's settings.
+    ends = template.stop_ids
     positions = getattr(model.config, "max_position_embeddings", None) or 10**9
     answers: list[str] = []
     for begin in range(0, len(prompts), BATCH_SIZE):
@@ -48,16 +40,18 @@ def answer(
             attention_mask=attention_mask,
             max_new_tokens=max(1, min(max_new_tokens, positions - longest)),
             do_sample=False,
-            # The end token of training, which need not be the one in the base model's settings.
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
         )
         answers += tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
     return answers
 
 
-def load(path: str) -> tuple[Any, Any]:
-    """Model and tokenizer of a folder or hub id. Raises UserError when they do not load."""
+def load(path: str) -> tuple[Any, Template]:
+    """Model and template of a folder or hub id. Raises UserError when they do not load.
+
+    The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -65,5 +59,6 @@ def load(path: str) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
+    template = install_template(tokenizer, "auto")
     model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
-    return model.eval(), tokenizer
+    return model.eval(), template

@@ -13,16 +13,14 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from raysft import rundir
+from raysft.cluster import EMBEDDED, local_resources, shut_down_ray, start_ray
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.train.metrics import Emit, Event, jsonl_writer, tensorboard_writer, without
-
-EMBEDDED = "RAY_ADDRESS" not in os.environ  # `ray job submit` sets it for the jobs of a cluster
 
 
 def main(run_json: str) -> int:
@@ -98,18 +96,20 @@ def fan_out(config: Config, run_dir: Path, events: TextIO) -> Emit:
 def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     """Data, model config and tokenizer first: a mistake in them costs seconds, not a cluster."""
     from raysft import driver
+    from raysft.data.audit import audit
     from raysft.data.dataset import prepare
     from raysft.samples import finish_model
-    from raysft.train.model import load_model_config, load_tokenizer
+    from raysft.train.model import load_model_config, load_template
 
     if EMBEDDED:
         driver.require_resources(config, local_resources())
     emit({"event": "status", "message": f"loading tokenizer {config.model.tokenizer_path}"})
-    tokenizer = load_tokenizer(config)
-    hf_config = load_model_config(config, tokenizer)
+    template = load_template(config)
+    hf_config = load_model_config(config, template)
     emit({"event": "status", "message": "reading data"})
-    prepared = prepare(config, tokenizer)
-    emit({"event": "data", **prepared.report.as_event()})
+    prepared = prepare(config, template, start_ray)
+    facts = audit(config, template, prepared)
+    emit({"event": "data", **facts})
     emit({"event": "status", "message": "starting Ray"})
     start_ray()
     emit({"event": "status", "message": "starting workers"})
@@ -123,58 +123,27 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
             last.update(event)
         emit(event)
 
-    result = driver.fit(config, prepared, hf_config, tokenizer, run_dir, keep)
+    result = driver.fit(config, prepared, hf_config, template.tokenizer, run_dir, keep)
     shut_down_ray()
     emit({"event": "status", "message": "writing answers to held-out records"})
-    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout_messages, emit)
-    report = prepared.report
+    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)
     return {
         "model_dir": str(run_dir / rundir.MODEL),
         "num_restarts": result.num_restarts,
-        "num_records": report.num_records,
-        "num_eval_records": report.num_eval_records,
-        "num_dropped": report.num_dropped,
+        "num_records": facts["num_records"],
+        "num_eval_records": facts["num_eval_records"],
+        "num_dropped": facts["num_dropped"],
         "steps": result.totals["step"],
         **without(result.totals, "step"),
         "peak_memory_gib": last.get("peak_memory_gib"),
         "mfu": None,  # the peak of the device is not measured
         **answers,
-        "data": asdict(report) | {"dropped": dict(report.dropped)},
+        "data": facts,
         "workers": observed,
     }
 
 
 VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {"train": train}
-
-
-def local_resources() -> dict[str, float]:
-    """What an embedded Ray will offer, known without starting it."""
-    import torch
-
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
-
-
-def start_ray() -> None:
-    """Join the cluster this job was submitted to, or start one inside this process."""
-    import logging
-
-    import ray
-
-    options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
-    if EMBEDDED:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        options |= {
-            "address": "local",
-            # Ray Train asks the dashboard's API for its actors, and logs every second without it.
-            "include_dashboard": True,
-            "num_cpus": local_resources()["CPU"],
-        }
-    ray.init(**options)
-
-
-def shut_down_ray() -> None:
-    if "ray" in sys.modules:
-        sys.modules["ray"].shutdown()
 
 
 if __name__ == "__main__":

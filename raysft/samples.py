@@ -1,45 +1,64 @@
 """What the finished model says to held-out records, and its model card."""
 
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from raysft.config.schema import Config
-from raysft.data.formats import Message
-from raysft.generate import answer, load, write_recipe
+from raysft.data.dataset import TokenDataset
+from raysft.generate import answer, load
 from raysft.train.metrics import Emit
 
 MAX_NEW_TOKENS = 256
 
 
+class Question(NamedTuple):
+    """A held-out record as the model meets it: all before its last answer, and that answer."""
+
+    prompt_ids: list[int]
+    answer_ids: list[int]
+
+
+def questions(heldout: TokenDataset, count: int) -> list[Question]:
+    """The first `count` held-out records that ask something."""
+    result: list[Question] = []
+    for index in range(len(heldout)):
+        ids, mask = heldout.tokens(index), heldout.mask(index)
+        begin = int(np.flatnonzero(~mask)[-1]) + 1 if not mask.all() else 0
+        if begin and len(result) < count:
+            result.append(Question(ids[:begin].tolist(), ids[begin:].tolist()))
+    return result
+
+
 def finish_model(
-    config: Config, model_dir: Path, heldout: Sequence[list[Message]], emit: Emit
+    config: Config, model_dir: Path, heldout: TokenDataset, emit: Emit
 ) -> dict[str, Any]:
-    """Write recipe and card into the exported folder, then load it and let it answer.
+    """Write the card into the exported folder, then load it and let it answer.
 
     Answering from the folder, not from the engine, shows that what was exported is what was
     trained. Returns `exact_match`: the share of held-out answers equal to their reference.
     """
-    write_recipe(model_dir, config.data.template)
     write_card(config, model_dir)
-    count = max(config.run.samples, config.eval.exact_match_records)
-    asked = heldout[:count]
+    asked = questions(heldout, max(config.run.samples, config.eval.exact_match_records))
     if not asked:
         return {"exact_match": None, "exact_match_records": 0}
     started = time.monotonic()
-    model, tokenizer = load(str(model_dir))
-    prompts = [messages[0].content for messages in asked]
-    references = [messages[-1].content.strip() for messages in asked]
-    longest = max(len(tokenizer(text)["input_ids"]) for text in references)
-    answers = answer(
-        model, tokenizer, prompts, config.data.template, min(longest + 8, MAX_NEW_TOKENS)
-    )
+    model, template = load(str(model_dir))
+
+    def words(ids: list[int]) -> str:
+        return str(template.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    references = [words(question.answer_ids) for question in asked]
+    longest = max(len(question.answer_ids) for question in asked)
+    prompts = [question.prompt_ids for question in asked]
+    answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
     for index in range(min(config.run.samples, len(asked))):
         emit(
             {
                 "event": "sample",
-                "instruction": prompts[index],
+                "instruction": words(prompts[index]),
                 "reference": references[index],
                 "answer": answers[index].strip(),
             }

@@ -1,216 +1,282 @@
-"""The tokenised set: flat arrays made once a run, and a sampler that is a function of the step."""
+"""The training and held-out sets of a run, and the order in which records are seen."""
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.config.schema import Config, Data
-from raysft.data.formats import FORMATS, Message, RecordError, detect_format, to_messages
-from raysft.data.read import read_records
-from raysft.data.template import TEMPLATES, Segment, to_segments
-from raysft.data.tokenize import Example, encode
+from raysft.config.schema import Config, Source
+from raysft.data import cache
+from raysft.data.cache import Counts, TokenisedSet
+from raysft.data.formats import RecordError, detect_format, renamed
+from raysft.data.pipeline import Recipe, load_json, process_all
+from raysft.data.read import Bad, Chunk, Line, read_chunks
+from raysft.data.sources import identity, sources, total_bytes
+from raysft.data.template import Template
 from raysft.errors import UserError
 
 Indices = NDArray[np.int64]
-CHUNK = 1000  # records encoded at a time: enough to keep the tokenizer's threads busy
+PARALLEL_BYTES = 64 << 20  # smaller sources are tokenised before Ray would have started
+DETECT_RECORDS = 100  # looked at to detect a format
 
 
 @dataclass(frozen=True)
 class TokenDataset:
-    """R records as flat arrays, which Ray shares with every worker of a node without a copy."""
+    """R records of flat arrays, which Ray shares with every worker of a node without a copy."""
 
-    input_ids: NDArray[np.int32]  # [sum of lengths]
-    loss_mask: NDArray[np.bool_]  # [sum of lengths]
-    offsets: NDArray[np.int64]  # [R + 1]; record r is offsets[r] to offsets[r + 1]
+    input_ids: NDArray[np.int32]  # [tokens], of these records and perhaps of others
+    loss_mask: NDArray[np.bool_]  # [tokens]
+    starts: NDArray[np.int64]  # [R], where each record begins in the arrays
+    lengths: NDArray[np.int64]  # [R], in tokens
+    supervised: NDArray[np.int64]  # [R], trained predictions
+    source: NDArray[np.uint16]  # [R], index in the mixture
+    weights: tuple[float, ...] = (1.0,)  # of each source: how often an epoch sees a record
+    mask_prompt: bool = True  # false: every token is trained
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens of each record, [R]."""
-        return np.diff(self.offsets)
-
-    @property
-    def supervised(self) -> NDArray[np.int64]:
-        """Trained predictions of each record, [R]. Nothing predicts a record's first token."""
-        mask = self.loss_mask.copy()
-        mask[self.offsets[:-1]] = False
-        return np.add.reduceat(mask, self.offsets[:-1], dtype=np.int64)
+        return len(self.starts)
 
     def tokens(self, index: int) -> NDArray[np.int32]:
-        return self.input_ids[self.offsets[index] : self.offsets[index + 1]]
+        start = self.starts[index]
+        return self.input_ids[start : start + self.lengths[index]]
 
     def mask(self, index: int) -> NDArray[np.bool_]:
-        return self.loss_mask[self.offsets[index] : self.offsets[index + 1]]
-
-
-@dataclass
-class DataReport:
-    """What became of the records: everything a person should be told, as counts."""
-
-    format: str = ""
-    num_read: int = 0
-    num_records: int = 0  # kept for training
-    num_eval_records: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)  # by reason
-    first_dropped: dict[str, str] = field(default_factory=dict)  # reason -> place
-    prompts_truncated: int = 0
-    responses_truncated: int = 0
-    tokens: int = 0
-    supervised_tokens: int = 0
-
-    @property
-    def num_dropped(self) -> int:
-        return sum(self.dropped.values())
-
-    def drop(self, reason: str, where: str) -> None:
-        self.dropped[reason] += 1
-        self.first_dropped.setdefault(reason, where)
-
-    def as_event(self) -> dict[str, Any]:
-        return asdict(self) | {"dropped": dict(self.dropped), "num_dropped": self.num_dropped}
+        start, length = self.starts[index], self.lengths[index]
+        if not self.mask_prompt:
+            return np.ones(length, dtype=np.bool_)
+        return self.loss_mask[start : start + length]
 
 
 class Prepared(NamedTuple):
     train: TokenDataset
     heldout: TokenDataset
-    heldout_messages: list[list[Message]]  # the same records as text, for samples
-    report: DataReport
+    tokenised: TokenisedSet  # what data.path holds, for the audit
+    kept: Indices  # the records of it that are trained on
+    heldout_counts: Counts | None  # what was read from data.eval_path
+    heldout_keys: NDArray[np.uint64]
+    num_duplicates_dropped: int
 
 
-def prepare(config: Config, tokenizer: Any) -> Prepared:
-    """Read, split and tokenise what `config.data` names.
+def prepare(
+    config: Config, template: Template, start_ray: Callable[[], None] | None = None
+) -> Prepared:
+    """Read, tokenise and split what `config.data` names. `start_ray` is called for large data.
 
     Raises UserError: unreadable data, a bad record where `on_bad_record` is "error", nothing or
     too little left.
     """
-    data, report = config.data, DataReport()
+    data, seed = config.data, config.run.seed
     limit = config.eval.max_records
-    messages = read_messages(data, data.path, config.run.seed, report)
+    tokenised = tokenised_set(config, data.path, template, start_ray)
+    kept = np.arange(len(tokenised.records))
+    if data.drop_duplicates:
+        kept = np.sort(np.unique(tokenised.records["key"], return_index=True)[1])
+    num_duplicates = len(tokenised.records) - len(kept)
     if data.eval_path is not None:
-        heldout = read_messages(data, data.eval_path, config.run.seed, report)[:limit]
+        other = tokenised_set(config, data.eval_path, template, start_ray)
+        chosen = np.arange(min(limit, len(other.records)))
     else:
-        messages, heldout = split(messages, data.eval_fraction, limit, config.run.seed)
-    train, _ = tokenise(messages, tokenizer, config, report, mask_prompt=data.mask_prompt)
-    # Always the response alone, so that held-out losses compare whatever was trained on.
-    evaluated, kept = tokenise(heldout, tokenizer, config, report, mask_prompt=True)
-    report.num_records, report.num_eval_records = len(train), len(evaluated)
-    report.tokens = int(train.offsets[-1])
-    report.supervised_tokens = int(train.supervised.sum())
-    check_enough(report)
-    return Prepared(train, evaluated, [heldout[index] for index in kept], report)
+        other = tokenised
+        kept, chosen = split(kept, data.eval_fraction, limit, seed)
+    check_enough(tokenised.counts, len(kept))
+    weights = tuple(source.weight for source in sources(data, data.path))
+    return Prepared(
+        train=select(tokenised, kept, weights=weights, mask_prompt=data.mask_prompt),
+        # Always the response alone, so that held-out losses compare whatever was trained on.
+        heldout=compact(select(other, chosen)),
+        tokenised=tokenised,
+        kept=kept,
+        heldout_counts=None if other is tokenised else other.counts,
+        heldout_keys=np.asarray(other.records["key"][chosen]),
+        num_duplicates_dropped=num_duplicates,
+    )
 
 
-def read_messages(
-    data: Data, path: str | tuple[str, ...], seed: int, report: DataReport
-) -> list[list[Message]]:
-    """Raises UserError at the first bad record unless `data.on_bad_record` is "skip"."""
-    result: list[list[Message]] = []
-    name: str = "" if data.format == "auto" else data.format
-    for record in read_records(path, split=data.split, seed=seed):
-        if data.max_records is not None and len(result) == data.max_records:
-            break
-        report.num_read += 1
-        try:
-            if record.error:
-                raise RecordError(record.error)
-            if not name and isinstance(record.value, dict):
-                name = detect_format(record.value)
-            result.append(to_messages(record.value, FORMATS[name or "alpaca"]))
-        except RecordError as error:
-            if data.on_bad_record == "error" and str(error) != "the response is empty":
-                raise UserError(
-                    f"{record.where}: {error}\n"
-                    'Mend it, or leave such records out with data.on_bad_record = "skip".'
-                ) from None
-            report.drop("malformed" if record.error else str(error), record.where)
-    if not report.num_read:
+def tokenised_set(
+    config: Config,
+    path: str | tuple[str | Source, ...],
+    template: Template,
+    start_ray: Callable[[], None] | None = None,
+) -> TokenisedSet:
+    """From the cache, or read and tokenised into it."""
+    data, seed = config.data, config.run.seed
+    parts = sources(data, path)
+    tokenizer = template.tokenizer
+    key = cache.key_for(
+        [(identity(part, seed), part.format, part.fields) for part in parts],
+        [tokenizer_identity(tokenizer), template.source],
+        [config.batch.seq_len, data.truncate, data.train_on, data.max_records],
+    )
+    skip_bad = data.on_bad_record == "skip"
+    found = cache.load(key)
+    if found is not None:
+        if not skip_bad:
+            found.counts.require_sound()
+        return found
+    recipe = make_recipe(config, parts, template)
+    parallel = start_ray is not None and sum(map(total_bytes, parts)) > PARALLEL_BYTES
+    if parallel and start_ray is not None:
+        start_ray()
+    chunks = limited(parts, seed, data.max_records)
+    done = process_all(chunks, recipe, parallel=parallel)
+    result = cache.store(key, done, recipe.formats, skip_bad=skip_bad)
+    if not result.counts.num_read:
         raise UserError(f"data.path: {path} holds no records")
-    report.format = name
     return result
 
 
-def split(
-    messages: list[list[Message]], fraction: float, limit: int, seed: int
-) -> tuple[list[list[Message]], list[list[Message]]]:
-    """Train and held-out records: a random share drawn from the seed, at most `limit`."""
-    count = min(limit, int(len(messages) * fraction))
-    chosen = set(np.random.default_rng(seed).permutation(len(messages))[:count].tolist())
-    train = [m for index, m in enumerate(messages) if index not in chosen]
-    return train, [messages[index] for index in sorted(chosen)]
+def tokenizer_identity(tokenizer: Any) -> str:
+    return str(tokenizer.backend_tokenizer.to_str()) + repr(tokenizer.special_tokens_map)
 
 
-def tokenise(
-    messages: Sequence[list[Message]],
-    tokenizer: Any,
-    config: Config,
-    report: DataReport,
-    *,
-    mask_prompt: bool,
-) -> tuple[TokenDataset, list[int]]:
-    """The dataset and the positions in `messages` of the records that are in it."""
-    template = TEMPLATES[config.data.template]
-    kept: list[int] = []
-    examples: list[Example] = []
-    for begin in range(0, len(messages), CHUNK):
-        chunk: list[list[Segment]] = [
-            to_segments(m, template) for m in messages[begin : begin + CHUNK]
-        ]
-        encoded = encode(tokenizer, chunk, seq_len=config.batch.seq_len, mask_prompt=mask_prompt)
-        for index, example in enumerate(encoded, start=begin):
-            cut = example.prompt_cut + example.response_cut
-            if cut and not config.data.truncate:
-                report.drop("longer than batch.seq_len", f"record {index + 1}")
-            elif not example.loss_mask[1:].any():
-                report.drop("no supervised token within batch.seq_len", f"record {index + 1}")
-            else:
-                report.prompts_truncated += example.prompt_cut > 0
-                report.responses_truncated += example.response_cut > 0
-                kept.append(index)
-                examples.append(example)
-    return flatten(examples), kept
-
-
-def flatten(examples: Iterable[Example]) -> TokenDataset:
-    examples = list(examples)
-    offsets = np.cumsum([0, *(len(e.input_ids) for e in examples)], dtype=np.int64)
-    if not examples:
-        return TokenDataset(np.zeros(0, np.int32), np.zeros(0, np.bool_), offsets)
-    return TokenDataset(
-        np.concatenate([e.input_ids for e in examples]),
-        np.concatenate([e.loss_mask for e in examples]),
-        offsets,
+def make_recipe(config: Config, parts: list[Source], template: Template) -> Recipe:
+    data = config.data
+    fields = tuple((part.fields or data.fields).model_dump(exclude_none=True) for part in parts)
+    formats = tuple(
+        format_of(part, index, fields[index], config.run.seed) for index, part in enumerate(parts)
+    )
+    return Recipe(
+        template=template,
+        formats=formats,
+        fields=fields,
+        seq_len=config.batch.seq_len,
+        truncate=data.truncate,
+        last_turn_only=data.train_on == "last_turn",
     )
 
 
-def check_enough(report: DataReport) -> None:
-    if not report.num_records:
+def format_of(source: Source, index: int, fields: dict[str, str], seed: int) -> str:
+    """The format named, or detected from the first record that can be read.
+
+    Raises UserError when none of the first records is of a known format.
+    """
+    if source.format not in (None, "auto"):
+        return str(source.format)
+    first_problem = ""
+    for chunk in read_chunks(source, index, seed=seed):
+        for number, value in islice(zip(chunk.numbers, chunk.values, strict=True), DETECT_RECORDS):
+            try:
+                if isinstance(value, Bad):
+                    raise RecordError(value.message)
+                record = load_json(value.json) if isinstance(value, Line) else value
+                return detect_format(renamed(record, fields))
+            except RecordError as error:
+                first_problem = first_problem or f"{chunk.place} {number}: {error}"
+        raise UserError(first_problem)
+    raise UserError(f"data.path: {source.path} holds no records")
+
+
+def limited(parts: list[Source], seed: int, max_records: int | None) -> Any:
+    """The chunks of all sources, of each at most `max_records`."""
+    for index, part in enumerate(parts):
+        left = max_records
+        for chunk in read_chunks(part, index, seed=seed):
+            if left is None:
+                yield chunk
+                continue
+            yield Chunk(chunk.source, chunk.place, chunk.numbers[:left], chunk.values[:left])
+            left -= len(chunk.values)
+            if left <= 0:
+                break
+
+
+def split(kept: Indices, fraction: float, limit: int, seed: int) -> tuple[Indices, Indices]:
+    """Train and held-out records: a random share drawn from the seed, at most `limit`."""
+    count = min(limit, int(len(kept) * fraction))
+    chosen = np.random.default_rng(seed).permutation(len(kept))[:count]
+    is_heldout = np.zeros(len(kept), dtype=np.bool_)
+    is_heldout[chosen] = True
+    return kept[~is_heldout], kept[is_heldout]
+
+
+def select(
+    tokenised: TokenisedSet,
+    chosen: Indices,
+    *,
+    weights: tuple[float, ...] = (1.0,),
+    mask_prompt: bool = True,
+) -> TokenDataset:
+    """The chosen records, over the same flat arrays."""
+    lengths = tokenised.records["length"].astype(np.int64)
+    starts = np.cumsum(lengths) - lengths
+    return TokenDataset(
+        tokenised.input_ids,
+        tokenised.loss_mask,
+        starts[chosen],
+        lengths[chosen],
+        tokenised.records["supervised"][chosen].astype(np.int64)
+        if mask_prompt
+        else lengths[chosen] - 1,  # nothing predicts a record's first token
+        np.asarray(tokenised.records["source"][chosen]),
+        weights,
+        mask_prompt,
+    )
+
+
+def compact(dataset: TokenDataset) -> TokenDataset:
+    """The same records over arrays that hold nothing else."""
+    spans = [np.arange(s, s + n) for s, n in zip(dataset.starts, dataset.lengths, strict=True)]
+    places = np.concatenate([np.zeros(0, np.int64), *spans])
+    return TokenDataset(
+        np.asarray(dataset.input_ids[places]),
+        np.asarray(dataset.loss_mask[places]),
+        np.cumsum(dataset.lengths) - dataset.lengths,
+        dataset.lengths,
+        dataset.supervised,
+        dataset.source,
+    )
+
+
+def check_enough(counts: Counts, num_records: int) -> None:
+    dropped = sum(counts.dropped.values())
+    reasons = ", ".join(f"{count:,} x {reason}" for reason, count in counts.dropped.items())
+    if not num_records:
         raise UserError(
-            f"no training record is left of {report.num_read} read: dropped {dict(report.dropped)}"
+            f"no training record is left of {counts.num_read:,} read; dropped: {reasons or 'none'}"
         )
-    if report.num_dropped > report.num_read / 2:
+    if dropped > counts.num_read / 2:
         raise UserError(
-            f"{report.num_dropped} of {report.num_read} records were dropped "
-            f"({dict(report.dropped)}): this is more than half, so the data or batch.seq_len is "
-            "probably not what you meant"
+            f"{dropped:,} of {counts.num_read:,} records were dropped ({reasons}): this is more "
+            "than half, so the data or batch.seq_len is probably not what you meant"
         )
 
 
-def global_batch(num_records: int, batch_size: int, seed: int, step: int) -> Indices:
+def epoch_order(dataset: TokenDataset, seed: int, epoch: int) -> Indices:
+    """Record indices in the order of one epoch, drawn from (seed, epoch).
+
+    A source of weight w gives each of its records floor(w) times, and a random share of them once
+    more, so every epoch has the same number of records.
+    """
+    random = np.random.default_rng([seed, epoch])
+    if set(dataset.weights) == {1.0}:
+        return random.permutation(len(dataset))
+    seen = []
+    for index, weight in enumerate(dataset.weights):
+        records = np.flatnonzero(dataset.source == index)
+        whole, rest = divmod(weight, 1)
+        seen += [records] * int(whole)
+        seen.append(random.permutation(records)[: round(rest * len(records))])
+    return random.permutation(np.concatenate(seen))
+
+
+def epoch_length(dataset: TokenDataset) -> int:
+    """Records that one epoch sees."""
+    return len(epoch_order(dataset, seed=0, epoch=0))
+
+
+def global_batch(
+    order: Callable[[int], Indices], num_records: int, batch_size: int, step: int
+) -> Indices:
     """Record indices [batch_size] of optimizer step `step`, counted from 0.
 
-    Every epoch is a permutation drawn from (seed, epoch), and batches run on over its end: each
-    record is seen equally often, and the position after a restart is just the step.
+    `order` gives the `num_records` records of an epoch. Batches run on over its end, so the
+    position after a restart is just the step.
     """
     first = step * batch_size
     epochs = range(first // num_records, (first + batch_size - 1) // num_records + 1)
-    order = np.concatenate(
-        [np.random.default_rng([seed, epoch]).permutation(num_records) for epoch in epochs]
-    )
+    records = np.concatenate([order(epoch) for epoch in epochs])
     begin = first - epochs[0] * num_records
-    return order[begin : begin + batch_size]
+    return records[begin : begin + batch_size]

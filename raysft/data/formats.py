@@ -1,19 +1,40 @@
-"""Raw record to messages. A new format is one adapter and one entry in `FORMATS`."""
+"""Raw record to conversations. A new format is one adapter and one entry in `FORMATS`."""
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+Record = Mapping[str, Any]
+
 
 class Message(NamedTuple):
-    role: str  # "user" or "assistant"
+    role: str  # "system", "user", "assistant", "tool", or "text" for a document without turns
     content: str
+    trained: bool = True  # false: an assistant turn that is only context
+
+
+Conversation = list[Message]
 
 
 class RecordError(ValueError):
     """One record is not what its format asks for; says which field and why."""
 
 
-def text_of(record: Mapping[str, Any], *names: str) -> str:
+class NothingToLearn(RecordError):
+    """A sound record without an answer to train on: it is left out and counted, never an error."""
+
+
+# The names of a turn's author in the data sets at hand, and the four roles templates know.
+ROLES = {
+    "system": ("system", "developer"),
+    "user": ("user", "human", "prompter"),
+    "assistant": ("assistant", "gpt", "model", "chatbot", "bot", "function_call", "tool_call"),
+    "tool": ("tool", "observation", "function", "function_response", "tool_response", "ipython"),
+}
+ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
+
+
+def text_of(record: Record, *names: str) -> str:
     """The first of the named fields. Raises RecordError when none is there or it is not text."""
     for name in names:
         if name in record:
@@ -21,48 +42,212 @@ def text_of(record: Mapping[str, Any], *names: str) -> str:
             if not isinstance(value, str):
                 raise RecordError(f"field {name!r} is {type(value).__name__}, not text")
             return value
-    found = ", ".join(map(repr, record)) or "none"
-    raise RecordError(f"no field {' or '.join(map(repr, names))}; its fields are {found}")
-
-
-def alpaca(record: Mapping[str, Any]) -> list[Message]:
-    """`instruction`, an optional `input`, and `output` or `response`."""
-    instruction = text_of(record, "instruction")
-    has_input = record.get("input") is not None
-    given = text_of(record, "input") if has_input else ""
-    prompt = f"{instruction}\n{given}" if given.strip() else instruction
-    return [Message("user", prompt), Message("assistant", text_of(record, "output", "response"))]
-
-
-def prompt_completion(record: Mapping[str, Any]) -> list[Message]:
-    """`prompt` and `completion`, or `question` and `answer`."""
-    prompt = text_of(record, "prompt", "question")
-    return [Message("user", prompt), Message("assistant", text_of(record, "completion", "answer"))]
-
-
-Adapter = Callable[[Mapping[str, Any]], list[Message]]
-FORMATS: dict[str, Adapter] = {"alpaca": alpaca, "prompt_completion": prompt_completion}
-# The fields that tell a format, so that whatever else is wrong is told by its adapter.
-TELLING_FIELDS = {"alpaca": {"instruction"}, "prompt_completion": {"prompt", "question"}}
-
-
-def detect_format(record: Mapping[str, Any]) -> str:
-    """The name of the format whose prompt this record has. Raises RecordError when it has none."""
-    for name, fields in TELLING_FIELDS.items():
-        if fields & record.keys():
-            return name
-    found = ", ".join(map(repr, record)) or "none"
     raise RecordError(
-        f"no known format: its fields are {found}. Known are instruction/input/output (or "
-        "response), prompt/completion and question/answer"
+        f"no field {' or '.join(map(repr, names))}; its fields are {names_in(record)}"
     )
 
 
-def to_messages(record: Any, adapter: Adapter) -> list[Message]:
-    """Raises RecordError."""
+def optional_text(record: Record, name: str) -> str:
+    """A field that may be absent, null or blank."""
+    text = "" if record.get(name) is None else text_of(record, name)
+    return text if text.strip() else ""
+
+
+def list_of(record: Record, name: str) -> list[Any]:
+    value = record.get(name)
+    if not isinstance(value, list):
+        raise RecordError(f"field {name!r} is {type(value).__name__}, not a list")
+    return value
+
+
+def names_in(record: Record) -> str:
+    return ", ".join(map(repr, record)) or "none"
+
+
+def system(record: Record) -> Conversation:
+    """A `system` text and the functions of a `tools` field, as one system turn or none."""
+    parts = [optional_text(record, "system")]
+    tools = record.get("tools")
+    if tools and tools != "[]":
+        tools = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
+        parts.append(f"Functions that can be called:\n{tools}")
+    text = "\n\n".join(part for part in parts if part)
+    return [Message("system", text)] if text else []
+
+
+def alpaca(record: Record) -> list[Conversation]:
+    """`instruction`, an optional `input`, and `output` or `response`; `system` and `history`."""
+    messages = system(record)
+    for pair in record.get("history") or []:
+        if not (
+            isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
+        ):
+            raise RecordError("field 'history' is not a list of [question, answer]")
+        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
+    messages.append(Message("user", instruction_and_input(record, record)))
+    return [[*messages, Message("assistant", text_of(record, "output", "response"))]]
+
+
+def instruction_and_input(record: Record, instance: Record) -> str:
+    given = optional_text(instance, "input")
+    instruction = text_of(record, "instruction")
+    return f"{instruction}\n{given}" if given else instruction
+
+
+def self_instruct(record: Record) -> list[Conversation]:
+    """`instruction` and `instances`, a list of {input, output}: a conversation for each."""
+    conversations = []
+    for instance in list_of(record, "instances"):
+        if not isinstance(instance, Mapping):
+            raise RecordError(f"an instance is {type(instance).__name__}, not an object")
+        prompt = Message("user", instruction_and_input(record, instance))
+        conversations.append([prompt, Message("assistant", text_of(instance, "output"))])
+    return conversations
+
+
+def prompt_completion(record: Record) -> list[Conversation]:
+    """`prompt` and `completion`, or `question` and `answer`: texts, or both lists of turns."""
+    if isinstance(record.get("prompt"), list) and isinstance(record.get("completion"), list):
+        context = [m._replace(trained=False) for m in map(turn, list_of(record, "prompt"))]
+        return [[*system(record), *context, *map(turn, list_of(record, "completion"))]]
+    prompt = Message("user", text_of(record, "prompt", "question"))
+    answer = Message("assistant", text_of(record, "completion", "answer"))
+    return [[*system(record), prompt, answer]]
+
+
+def messages(record: Record) -> list[Conversation]:
+    """`messages`, a list of turns {role, content}."""
+    return [join_system([*system(record), *map(turn, list_of(record, "messages"))])]
+
+
+def sharegpt(record: Record) -> list[Conversation]:
+    """`conversations`, a list of turns {from, value}."""
+    return [join_system([*system(record), *map(turn, list_of(record, "conversations"))])]
+
+
+def text(record: Record) -> list[Conversation]:
+    """`text`: a document without turns, all of it trained."""
+    return [[Message("text", text_of(record, "text"))]]
+
+
+def turn(value: Any) -> Message:
+    """{role, content} or {from, value}; `weight` 0 keeps an assistant turn out of the loss.
+
+    A turn that calls functions (`tool_calls`) reads as one JSON object a line, in which the model
+    names them; so does a `function_call` turn of ShareGPT.
+    """
+    if not isinstance(value, Mapping):
+        raise RecordError(f"a turn is {type(value).__name__}, not an object")
+    author = text_of(value, "role", "from")
+    if author not in ROLE_OF:
+        raise RecordError(f"role {author!r} is none of {', '.join(ROLE_OF)}")
+    content = value.get("content", value.get("value"))
+    if isinstance(content, list):
+        content = "".join(map(text_part, content))
+    calls = [json.dumps(call, ensure_ascii=False) for call in map(function, calls_of(value))]
+    if content is None and calls:
+        content = ""
+    if not isinstance(content, str):
+        raise RecordError(f"the content of a {author} turn is {type(content).__name__}, not text")
+    content = "\n".join([content] * bool(content or not calls) + calls)
+    return Message(ROLE_OF[author], content, trained=value.get("weight", 1) != 0)
+
+
+def text_part(part: Any) -> str:
+    if isinstance(part, Mapping) and part.get("type", "text") == "text":
+        return text_of(part, "text")
+    raise RecordError("a turn holds something other than text, such as an image")
+
+
+def calls_of(value: Record) -> list[Any]:
+    return list_of(value, "tool_calls") if value.get("tool_calls") else []
+
+
+def function(call: Any) -> dict[str, Any]:
+    """{"name", "arguments"} of a call as OpenAI writes it, arguments as JSON in a string."""
+    inner = call.get("function", call) if isinstance(call, Mapping) else None
+    if not isinstance(inner, Mapping):
+        raise RecordError("an entry of 'tool_calls' is not an object")
+    arguments = inner.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except json.JSONDecodeError:
+            raise RecordError("the arguments of a function call are not valid JSON") from None
+    return {"name": text_of(inner, "name"), "arguments": arguments}
+
+
+def join_system(conversation: Conversation) -> Conversation:
+    """A `system` or `tools` field and the first turn make one system turn, not two."""
+    if [m.role for m in conversation[:2]] != ["system", "system"]:
+        return conversation
+    first, second = conversation[:2]
+    return [Message("system", f"{second.content}\n\n{first.content}"), *conversation[2:]]
+
+
+Adapter = Callable[[Record], list[Conversation]]
+FORMATS: dict[str, Adapter] = {
+    "messages": messages,
+    "sharegpt": sharegpt,
+    "self_instruct": self_instruct,
+    "alpaca": alpaca,
+    "prompt_completion": prompt_completion,
+    "text": text,
+}
+# The fields that tell a format, in the order in which they are looked for.
+TELLING_FIELDS = {
+    "messages": {"messages"},
+    "sharegpt": {"conversations"},
+    "self_instruct": {"instances"},
+    "alpaca": {"instruction"},
+    "prompt_completion": {"prompt", "question"},
+    "text": {"text"},
+}
+PREFERENCE = (
+    "these are preference pairs (`chosen` and `rejected`), which reward models and DPO learn from; "
+    "supervised fine-tuning takes one response a record. To train on the preferred ones, write "
+    "records with `chosen` as the response, or, where it is text, set "
+    'data.fields.completion = "chosen"'
+)
+
+
+def detect_format(record: Record) -> str:
+    """The name of the format whose prompt this record has. Raises RecordError when it has none."""
+    if {"chosen", "rejected"} <= record.keys():
+        raise RecordError(PREFERENCE)
+    for name, fields in TELLING_FIELDS.items():
+        if fields & record.keys():
+            return name
+    raise RecordError(
+        f"no known format: its fields are {names_in(record)}. Known are messages, conversations, "
+        "instruction/input/output (or response), instruction/instances, prompt/completion, "
+        "question/answer and text. Other names can be mapped: data.fields.instruction = NAME"
+    )
+
+
+def renamed(record: Any, fields: Mapping[str, str]) -> Record:
+    """The record under the names its format knows; `fields` maps such a name to the record's.
+
+    Raises RecordError when it is no object.
+    """
     if not isinstance(record, Mapping):
         raise RecordError(f"a record is a JSON object, but this is {type(record).__name__}")
-    messages = adapter(record)
-    if not messages[-1].content.strip():
-        raise RecordError("the response is empty")
-    return messages
+    if not fields:
+        return record
+    taken = set(fields.values())
+    result = {name: value for name, value in record.items() if name not in taken}
+    return result | {known: record[name] for known, name in fields.items() if name in record}
+
+
+def to_conversations(record: Record, adapter: Adapter) -> list[Conversation]:
+    """Raises RecordError: a field is missing or wrong. Raises NothingToLearn."""
+    conversations = adapter(record)
+    for conversation in conversations:
+        trained = [m for m in conversation if m.role in ("assistant", "text") and m.trained]
+        if not trained:
+            raise NothingToLearn("no answer to train on")
+        if not any(message.content.strip() for message in trained):
+            raise NothingToLearn("the response is empty")
+    if not conversations:
+        raise RecordError("field 'instances' is empty")
+    return conversations

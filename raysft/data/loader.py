@@ -1,7 +1,7 @@
 """What one rank reads of the data at every step."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raysft.config.schema import Config
 from raysft.data.batch import Batch, rank_batches
-from raysft.data.dataset import Indices, TokenDataset, global_batch
+from raysft.data.dataset import Indices, TokenDataset, epoch_length, epoch_order, global_batch
 
 
 class StepData(NamedTuple):
@@ -20,7 +20,7 @@ class StepData(NamedTuple):
     supervised_tokens: int  # of the global batch: known to every rank without asking the others
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RankData:
     config: Config
     train: TokenDataset
@@ -30,11 +30,12 @@ class RankData:
 
     def at(self, step: int) -> StepData:
         batch = self.config.batch
-        indices = global_batch(len(self.train), batch.global_batch_size, self.config.run.seed, step)
+        size = batch.global_batch_size
+        indices = global_batch(self._order, self._epoch_length, size, step)
         return StepData(
             self._share(self.train, indices, batch.micro_batch_size),
-            int(self._lengths[indices].sum()),
-            int(self._supervised[indices].sum()),
+            int(self.train.lengths[indices].sum()),
+            int(self.train.supervised[indices].sum()),
         )
 
     @cached_property
@@ -54,9 +55,9 @@ class RankData:
         )
 
     @cached_property
-    def _lengths(self) -> NDArray[np.int64]:
-        return self.train.lengths
+    def _epoch_length(self) -> int:
+        return epoch_length(self.train)
 
-    @cached_property
-    def _supervised(self) -> NDArray[np.int64]:
-        return self.train.supervised
+    @lru_cache(maxsize=2)  # noqa: B019 (one object a process)
+    def _order(self, epoch: int) -> NDArray[np.int64]:
+        return epoch_order(self.train, self.config.run.seed, epoch)

@@ -1,125 +1,243 @@
-"""`data.path` to raw records, each with the place it came from, so that an error can name it."""
+"""Files to raw records, streamed in chunks, each record with its place so that errors can name it.
 
-import glob
+A bad record is a value like any other (`Bad`), so that the records after it can still be read.
+"""
+
+import csv
+import gzip
+import io
 import json
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+import re
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import IO, Any, NamedTuple, cast
 
-from raysft.config.schema import DEMO
-from raysft.errors import UserError
+from raysft.config.schema import DEMO, Source
+from raysft.data.sources import File, find_files, load_hub
 
-SUFFIXES = (".json", ".jsonl", ".parquet")
+MAX_RECORD_BYTES = 16 << 20  # longer ones are taken for a mistake, and never held in memory
+CHUNK_RECORDS = 1000
+CHUNK_BYTES = 4 << 20
+BLOCK = 1 << 20
 DEMO_RECORDS = 8_200
+BETWEEN = re.compile(r"[\s,]*")  # what separates the elements of a list
+TOO_LONG = f"longer than {MAX_RECORD_BYTES >> 20} MiB"
 
 
-class Record(NamedTuple):
-    where: str  # "file.jsonl line 12"
-    value: Any  # what the file held: a dict, unless the data is malformed
-    error: str | None = None  # set where this record could not be parsed
+class Bad(NamedTuple):
+    """Stands where a record could not be read."""
+
+    message: str
+    reason: str = "malformed"  # what it is counted as
 
 
-def read_records(path: str | tuple[str, ...], *, split: str, seed: int) -> Iterator[Record]:
-    """Raises UserError: nothing there, an unknown kind of file, or one that does not parse."""
-    if path == DEMO:
+class Line(NamedTuple):
+    """A record still to be parsed, which is left to whoever tokenises it."""
+
+    json: bytes
+
+
+class Chunk(NamedTuple):
+    source: int  # index in the mixture
+    place: str  # "file.jsonl line", to which a record's number is added
+    numbers: list[int]
+    values: list[Any]  # Line, Bad, or the record
+
+
+Numbered = Iterator[tuple[int, Any]]
+
+
+def read_chunks(source: Source, index: int, *, seed: int) -> Iterator[Chunk]:
+    """Every record of a source, in order. Raises UserError when there is nothing to read."""
+    if source.path == DEMO:
         from raysft.data import demo
 
-        for index, record in enumerate(demo.generate(DEMO_RECORDS, seed)):
-            yield Record(f"demo record {index + 1}", record)
+        records = demo.generate(DEMO_RECORDS, seed)
+        yield from grouped(index, "demo record", enumerate(records, start=1))
         return
-    for source in [path] if isinstance(path, str) else path:
-        files = find_files(source)
-        if not files:
-            yield from read_hub(source, split)
-        for file in files:
-            yield from READERS[file.suffix](file)
-
-
-def find_files(source: str) -> list[Path]:
-    """The files of a path, folder or glob; none when `source` must be a hub id.
-
-    Raises UserError when it is a path that does not exist or a file of an unknown kind.
-    """
-    path = Path(source)
-    if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
-    elif glob.has_magic(source):
-        files = sorted(Path(p) for p in glob.glob(source, recursive=True) if Path(p).is_file())
-    elif path.is_file():
-        files = [path]
-    elif looks_like_hub_id(source):
-        return []
-    else:
-        raise UserError(f"data.path: there is no file {source}")
+    files = find_files(source.path)
     if not files:
-        raise UserError(f"data.path: {source} holds no {', '.join(SUFFIXES)} file")
+        name = f"{source.path} {source.split} row"
+        yield from grouped(index, name, enumerate(load_hub(source), start=1))
     for file in files:
-        if file.suffix not in SUFFIXES:
-            raise UserError(f"data.path: {file} is none of {', '.join(SUFFIXES)}")
-    return files
+        unit, reader = READERS[file.kind]
+        yield from grouped(index, f"{file.name} {unit}", guarded(file, reader))
 
 
-def looks_like_hub_id(source: str) -> bool:
-    """`owner/name`, and nothing that a person would write for a file."""
-    return source.count("/") == 1 and source[0] not in "./~" and Path(source).suffix not in SUFFIXES
+def grouped(index: int, place: str, records: Iterable[tuple[int, Any]]) -> Iterator[Chunk]:
+    numbers: list[int] = []
+    values: list[Any] = []
+    size = 0
+    for number, value in records:
+        numbers.append(number)
+        values.append(value)
+        size += len(value.json) if isinstance(value, Line) else 0
+        if len(values) == CHUNK_RECORDS or size > CHUNK_BYTES:
+            yield Chunk(index, place, numbers, values)
+            numbers, values, size = [], [], 0
+    if values:
+        yield Chunk(index, place, numbers, values)
 
 
-def read_json(file: Path) -> Iterator[Record]:
-    try:
-        values = json.loads(file.read_bytes())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{file} line {error.lineno} column {error.colno}: not valid JSON: {error.msg}"
-        ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} byte {error.start}: not valid UTF-8: {error.reason}") from None
-    if not isinstance(values, list):
-        raise UserError(f"{file}: a list of records is expected, but it holds a JSON object")
-    for index, value in enumerate(values):
-        yield Record(f"{file} record {index + 1}", value)
-
-
-def read_jsonl(file: Path) -> Iterator[Record]:
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            where = f"{file} line {number}"
-            try:
-                yield Record(where, json.loads(line))
-            except json.JSONDecodeError as error:
-                yield Record(where, None, f"not valid JSON: {error.msg} at column {error.colno}")
-            except UnicodeDecodeError as error:
-                yield Record(where, None, f"not valid UTF-8: {error.reason}")
-
-
-def read_parquet(file: Path) -> Iterator[Record]:
+def guarded(file: File, reader: Callable[[IO[bytes], File], Numbered]) -> Numbered:
+    """The reader's records; a file that breaks off or is damaged ends with a bad one."""
     import pyarrow as pa
+
+    number = 0
+    try:
+        with file.open() as raw:
+            stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if file.is_gzip else raw
+            for number, value in reader(stream, file):
+                yield number, value
+    except (EOFError, OSError, zlib.error, pa.ArrowException) as error:
+        what = "the compressed data ends too early" if isinstance(error, EOFError) else str(error)
+        yield number + 1, lost(file, what)
+
+
+def lost(file: File, what: str) -> Bad:
+    return Bad(f"{what}; the rest of this file is not read", f"the rest of {file.name} is lost")
+
+
+def read_lines(stream: IO[bytes], _: File) -> Numbered:
+    number = 0
+    while line := stream.readline(MAX_RECORD_BYTES + 1):
+        number += 1
+        if len(line) > MAX_RECORD_BYTES and not line.endswith(b"\n"):
+            while line and not line.endswith(b"\n"):
+                line = stream.readline(MAX_RECORD_BYTES)
+            yield number, Bad(TOO_LONG)
+        elif line.strip():
+            yield number, Line(line)
+
+
+def read_json(stream: IO[bytes], file: File) -> Numbered:
+    """A list of records, or one record a line, as many files of this name are."""
+    buffered = stream if hasattr(stream, "peek") else io.BufferedReader(stream)  # type: ignore[type-var]
+    start = buffered.peek(BLOCK)[:BLOCK].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"["):
+        return read_array(buffered, file)
+    if start.startswith(b"{") and not is_json(start.splitlines()[0]):
+        return iter([(1, lost(file, "not a list of records, nor one record a line"))])
+    return read_lines(buffered, file)
+
+
+def is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return len(text) > BLOCK // 2  # too long to tell from its beginning
+    return True
+
+
+def read_array(stream: IO[bytes], file: File) -> Numbered:
+    """The elements of one large JSON list, without holding more than a block of them."""
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    decoder = json.JSONDecoder()
+    buffer, place, line, number = text.read(BLOCK), 0, 1, 1
+    place = buffer.index("[") + 1
+    while True:
+        place = BETWEEN.match(buffer, place).end()  # type: ignore[union-attr]
+        if buffer.startswith("]", place):
+            return
+        try:
+            value, end = decoder.raw_decode(buffer, place)
+        except (ValueError, RecursionError) as error:
+            if len(buffer) - place > MAX_RECORD_BYTES:
+                yield number, lost(file, TOO_LONG)
+                return
+            if is_mistake(error, buffer):
+                yield number, lost(file, json_message(error, line))
+                return
+            end = len(buffer)
+        if end == len(buffer):  # perhaps the beginning of something longer
+            more = text.read(BLOCK)
+            if not more:
+                yield number, lost(file, "the list is not closed")
+                return
+            line += buffer.count("\n", 0, place)
+            buffer, place = buffer[place:] + more, 0
+            continue
+        yield number, value if is_utf8(buffer[place:end]) else Bad("not valid UTF-8")
+        place, number = end, number + 1
+
+
+def is_mistake(error: Exception, buffer: str) -> bool:
+    """Whether it is wrong, and not only cut off at the end of what has been read."""
+    if not isinstance(error, json.JSONDecodeError):
+        return True
+    return error.pos < len(buffer) - 16 and not error.msg.startswith("Unterminated string")
+
+
+def json_message(error: Exception, first_line: int | None = None) -> str:
+    """`first_line`: the number of the line on which the parsed text begins in its file."""
+    if isinstance(error, json.JSONDecodeError):
+        column = f"column {error.colno}"
+        line = column if first_line is None else f"line {first_line + error.lineno - 1}"
+        return f"not valid JSON: {error.msg} at {line}"
+    if isinstance(error, RecursionError):
+        return "not valid JSON: nested too deeply"
+    return f"not valid JSON: {error}"
+
+
+def is_utf8(text: str) -> bool:
+    """False where bytes that are no UTF-8 were read as lone surrogates."""
+    return text.isascii() or not re.search("[\udc80-\udcff]", text)
+
+
+def read_csv(stream: IO[bytes], file: File) -> Numbered:
+    """One record a row, under the names of the first."""
+    csv.field_size_limit(MAX_RECORD_BYTES)
+    text = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
+    overlong: list[int] = []
+
+    def lines() -> Iterator[str]:
+        while line := text.readline(MAX_RECORD_BYTES):
+            if len(line) == MAX_RECORD_BYTES:
+                overlong.append(rows.line_num + 1)
+                while line and not line.endswith("\n"):
+                    line = text.readline(MAX_RECORD_BYTES)
+                line = "\n"
+            yield line
+
+    delimiter = "\t" if file.kind == ".tsv" else ","
+    rows = csv.reader(lines(), delimiter=delimiter, strict=True)
+    names: list[str] | None = None
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield rows.line_num, lost(file, f"not valid CSV: {error}")
+            return
+        if overlong:
+            yield overlong.pop(), Bad(TOO_LONG)
+        elif not row:
+            continue
+        elif names is None:
+            names = row
+        elif len(row) != len(names):
+            yield rows.line_num, Bad(f"{len(row)} values where the header has {len(names)} names")
+        elif not all(map(is_utf8, row)):
+            yield rows.line_num, Bad("not valid UTF-8")
+        else:
+            yield rows.line_num, dict(zip(names, row, strict=True))
+
+
+def read_parquet(stream: IO[bytes], _: File) -> Numbered:
     import pyarrow.parquet as pq
 
-    try:
-        row = 0
-        for batch in pq.ParquetFile(file).iter_batches():
-            for value in batch.to_pylist():
-                row += 1
-                yield Record(f"{file} row {row}", value)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not a readable Parquet file: {error}") from None
+    number = 0
+    for batch in pq.ParquetFile(stream).iter_batches(batch_size=CHUNK_RECORDS):
+        for value in batch.to_pylist():
+            number += 1
+            yield number, value
 
 
-READERS = {".json": read_json, ".jsonl": read_jsonl, ".parquet": read_parquet}
-
-
-def read_hub(name: str, split: str) -> Iterator[Record]:
-    import datasets
-
-    try:
-        rows = datasets.load_dataset(name, split=split)
-    except Exception as error:  # the library raises a different class for each way to fail
-        raise UserError(
-            f"data.path: {name!r} is no local file, and loading it from the Hugging Face hub "
-            f"failed: {type(error).__name__}: {error}\n"
-            "Give data.path a local .json, .jsonl or .parquet file, or check name and connection."
-        ) from None
-    for index, value in enumerate(rows):
-        yield Record(f"{name} {split} row {index + 1}", value)
+READERS: dict[str, tuple[str, Callable[[IO[bytes], File], Numbered]]] = {
+    ".json": ("record", read_json),
+    ".jsonl": ("line", read_lines),
+    ".csv": ("line", read_csv),
+    ".tsv": ("line", read_csv),
+    ".parquet": ("row", read_parquet),
+}

@@ -6,84 +6,132 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.template import Segment
-from raysft.errors import UserError
+from raysft.data.template import Segment, special_pattern
 
 
 class Example(NamedTuple):
+    """A whole conversation of T tokens, before any cut."""
+
     input_ids: NDArray[np.int32]  # [T]
     loss_mask: NDArray[np.bool_]  # [T], true at the tokens whose prediction is trained
-    prompt_cut: int  # prompt tokens that did not fit
-    response_cut: int  # response tokens (end token included) that did not fit
+    answers: list[tuple[int, int]]  # [begin, end) of each supervised span
 
 
-def encode(
-    tokenizer: Any,
-    conversations: Sequence[Sequence[Segment]],
-    *,
-    seq_len: int,
-    mask_prompt: bool = True,
-) -> Iterator[Example]:
-    """Encode every segment apart, so that no token spans the border of prompt and response.
+class Window(NamedTuple):
+    """The tokens [begin, end) of a conversation that are kept at some `seq_len`."""
 
-    A supervised segment is followed by one supervised end token. A conversation longer than
-    `seq_len` loses first the start of its prompt, then the end of its response. Text that spells
-    a special token stays text.
+    begin: int
+    end: int
+
+
+def encode(tokenizer: Any, conversations: Sequence[Sequence[Segment]]) -> Iterator[Example]:
+    """Token ids and mask of every conversation.
+
+    No token spans the border of prompt and answer. Special tokens come from markup only: text
+    that spells one stays text. What follows the last answer is left out, for it trains nothing.
     """
-    texts = [segment.text for conversation in conversations for segment in conversation]
-    encoded = iter(encode_text(tokenizer, texts))
-    start = leading_ids(tokenizer)
-    end = end_token_id(tokenizer)
-    for conversation in conversations:
-        ids, mask = list(start), [False] * len(start)
-        for segment in conversation:
-            piece = [*next(encoded), end] if segment.supervised else next(encoded)
+    groups = [list(parts(tokenizer, conversation)) for conversation in conversations]
+    encoded = encode_parts(tokenizer, [part for group in groups for part in group])
+    for group in groups:
+        ids: list[int] = []
+        runs: list[tuple[int, bool]] = []
+        for part in group:
+            piece = next(encoded)
             ids += piece
-            mask += [segment.supervised] * len(piece)
-        yield fit(ids, mask, seq_len=seq_len, mask_prompt=mask_prompt)
+            runs.append((len(piece), part.supervised))
+        answers = spans(runs)
+        end = answers[-1][1] if answers else len(ids)
+        mask = np.repeat([flag for _, flag in runs], [length for length, _ in runs])
+        yield Example(np.asarray(ids[:end], dtype=np.int32), mask[:end].astype(np.bool_), answers)
 
 
-def fit(ids: list[int], mask: list[bool], *, seq_len: int, mask_prompt: bool) -> Example:
-    """Cut to `seq_len`: the oldest prompt tokens go first, one stays to predict the response."""
-    excess = max(0, len(ids) - seq_len)
-    prompt_len = mask.index(True) if True in mask else len(mask)
-    prompt_cut = min(excess, max(0, prompt_len - 1))
-    response_cut = excess - prompt_cut
-    kept = slice(prompt_cut, len(ids) - response_cut)
-    loss_mask = np.asarray(mask[kept], dtype=np.bool_)
-    if not mask_prompt:
-        loss_mask = np.ones_like(loss_mask)
-    return Example(np.asarray(ids[kept], dtype=np.int32), loss_mask, prompt_cut, response_cut)
+def parts(tokenizer: Any, segments: Sequence[Segment]) -> Iterator[Segment]:
+    """What to encode at once: a prompt as a whole, as chat templates are encoded elsewhere.
+
+    Its segments stay apart where its text spells a special token, and so do those of an answer.
+    """
+    special = special_pattern(tokenizer)
+    run: list[Segment] = []
+
+    def flush() -> Iterator[Segment]:
+        if any(not s.markup and special.search(s.text) for s in run):
+            yield from run
+        elif run:
+            yield Segment("".join(s.text for s in run), supervised=False, markup=True)
+        run.clear()
+
+    for segment in segments:
+        if segment.supervised:
+            yield from flush()
+            yield segment
+        else:
+            run.append(segment)
+    yield from flush()
 
 
-def encode_prompt(tokenizer: Any, segments: Sequence[Segment]) -> list[int]:
-    """Token ids [T] to generate from, equal to the prompt tokens of `encode`."""
-    texts = [segment.text for segment in segments]
-    pieces = encode_text(tokenizer, texts)
-    return leading_ids(tokenizer) + [token for piece in pieces for token in piece]
+def encode_parts(tokenizer: Any, pieces: Sequence[Segment]) -> Iterator[list[int]]:
+    """Ids of each; two batched calls, since a tokenizer reads special tokens always or never."""
+    texts: dict[bool, list[str]] = {True: [], False: []}
+    for part in pieces:
+        texts[part.markup].append(part.text)
+    ids = {
+        markup: iter(encode_text(tokenizer, some, special_tokens=markup))
+        for markup, some in texts.items()
+    }
+    return (next(ids[part.markup]) for part in pieces)
 
 
-def encode_text(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode_text(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[list[int]]:
     if not texts:
         return []
     ids: list[list[int]] = tokenizer(
-        list(texts), add_special_tokens=False, split_special_tokens=True, verbose=False
+        texts,
+        add_special_tokens=False,
+        split_special_tokens=not special_tokens,
+        return_attention_mask=False,
+        verbose=False,
     )["input_ids"]
     return ids
 
 
-def leading_ids(tokenizer: Any) -> list[int]:
-    """[BOS] for tokenizers that start every text with it, as Llama's does; GPT-2's does not."""
-    ids = tokenizer("a")["input_ids"]
-    has_bos = tokenizer.bos_token_id is not None and ids[:1] == [tokenizer.bos_token_id]
-    return ids[:1] if has_bos else []
+def encode_prompt(tokenizer: Any, segments: Sequence[Segment]) -> list[int]:
+    """Token ids [T] to generate from, equal to the tokens before the answer in `encode`."""
+    pieces = list(parts(tokenizer, segments))
+    return [token for ids in encode_parts(tokenizer, pieces) for token in ids]
 
 
-def end_token_id(tokenizer: Any) -> int:
-    """Raises UserError when the tokenizer has no end token: the model could never learn to stop."""
-    if tokenizer.eos_token_id is None:
-        raise UserError(
-            f"model.tokenizer: {tokenizer.name_or_path} has no end token (eos_token), which every "
-            "response must end with. Set eos_token in its tokenizer_config.json."
-        )
-    return int(tokenizer.eos_token_id)
+def spans(runs: Sequence[tuple[int, bool]]) -> list[tuple[int, int]]:
+    """[begin, end) of the supervised runs, those that touch as one."""
+    result: list[tuple[int, int]] = []
+    position = 0
+    for length, supervised in runs:
+        if supervised and result and result[-1][1] == position:
+            result[-1] = (result[-1][0], position + length)
+        elif supervised and length:
+            result.append((position, position + length))
+        position += length
+    return result
+
+
+def window(example: Example, seq_len: int) -> Window:
+    """What to keep of a conversation longer than `seq_len`, so that the first answer is whole.
+
+    The start of the first prompt goes first (its last token stays, to predict the answer), then
+    the end of the conversation.
+    """
+    begin, first_end = example.answers[0]
+    prompt_cut, response_cut = cuts(len(example.input_ids), begin, first_end, seq_len)
+    end = len(example.input_ids) - int(response_cut)
+    if response_cut:  # the cut may fall into a prompt, which would train nothing
+        end = max(min(answer_end, end) for answer_begin, answer_end in example.answers
+                  if answer_begin < end)  # fmt: skip
+    return Window(int(prompt_cut), end)
+
+
+def cuts(length: Any, lead: Any, first_end: Any, seq_len: int) -> tuple[Any, Any]:
+    """Prompt and later tokens that do not fit; numbers, or arrays of them for many records.
+
+    `lead` tokens come before the first answer, which ends at `first_end` of `length` tokens.
+    """
+    prompt_cut = np.minimum(np.maximum(first_end - seq_len, 0), np.maximum(lead - 1, 0))
+    return prompt_cut, np.maximum(length - prompt_cut - seq_len, 0)

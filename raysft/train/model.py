@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from raysft.config.schema import DEMO, Config
+from raysft.data.template import Template, install_template
 from raysft.errors import UserError
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -28,6 +29,11 @@ def load_tokenizer(config: Config) -> Any:
     return load_from_hub_or_folder(AutoTokenizer, config.model.tokenizer_path, "model.tokenizer")
 
 
+def load_template(config: Config) -> Template:
+    """The tokenizer with its chat template. Raises UserError when they do not load or fit."""
+    return install_template(load_tokenizer(config), config.data.template)
+
+
 def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) -> Any:
     """`loader.from_pretrained`, with every failure turned into a message about `key`."""
     looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1
@@ -46,7 +52,7 @@ def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) ->
         ) from None
 
 
-def load_model_config(config: Config, tokenizer: Any) -> Any:
+def load_model_config(config: Config, template: Template) -> Any:
     """The Hugging Face config of the model to train.
 
     Raises UserError: not loadable, fewer positions than `batch.seq_len`, or fewer embeddings than
@@ -54,7 +60,7 @@ def load_model_config(config: Config, tokenizer: Any) -> Any:
     """
     from transformers import AutoConfig, GPT2Config
 
-    model = config.model
+    model, tokenizer = config.model, template.tokenizer
     if model.init == "scratch" and model.shape:
         hf_config = GPT2Config(
             vocab_size=len(tokenizer),
@@ -72,13 +78,14 @@ def load_model_config(config: Config, tokenizer: Any) -> Any:
             f"batch.seq_len {config.batch.seq_len} is past the {positions} positions of "
             f"{model.path}: set batch.seq_len to {positions} or less"
         )
-    if len(tokenizer) > hf_config.vocab_size:
+    if len(tokenizer) - template.num_added > hf_config.vocab_size:
         raise UserError(
             f"model.tokenizer {model.tokenizer_path} has {len(tokenizer)} tokens, but {model.path} "
             f"has embeddings for {hf_config.vocab_size}: take the model's own tokenizer"
         )
     hf_config.bos_token_id = tokenizer.bos_token_id
-    hf_config.eos_token_id = tokenizer.eos_token_id
+    stop_ids = template.stop_ids
+    hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
     hf_config.pad_token_id = tokenizer.pad_token_id
     for key in DROPOUT_KEYS:
         if isinstance(getattr(hf_config, key, None), float):
@@ -87,11 +94,15 @@ def load_model_config(config: Config, tokenizer: Any) -> Any:
     return hf_config
 
 
-def load_model(config: Config, hf_config: Any, deepspeed_config: dict[str, Any]) -> Any:
+def load_model(
+    config: Config, hf_config: Any, deepspeed_config: dict[str, Any], num_tokens: int
+) -> Any:
     """The model, for ZeRO-3 straight into partitions: no rank ever holds all of it.
 
     transformers looks for a living HfDeepSpeedConfig while it builds a model. Without one, ZeRO-3
     would either load everything on every rank or initialise empty partitions.
+
+    `num_tokens`: the tokenizer's, which a template may have given tokens that the model lacks.
     """
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
@@ -109,7 +120,10 @@ def load_model(config: Config, hf_config: Any, deepspeed_config: dict[str, Any])
         model = load_from_hub_or_folder(
             AutoModelForCausalLM, str(config.model.path), "model.path", config=hf_config, **options
         )
+    if num_tokens > model.config.vocab_size:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
     del alive
+    model.generation_config.eos_token_id = hf_config.eos_token_id
     if config.model.activation_checkpointing:
         # Re-entrant, because ZeRO-3 frees parameters between forward and recomputation, which the
         # other kind takes for a change of the recomputed tensors.

@@ -95,7 +95,7 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
-    model = load_model(config, job.hf_config, deepspeed_config(config))
+    model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
     emit(

@@ -1,0 +1,173 @@
+"""What a set supervises, as numbers, and what in it would hurt training, as findings."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raysft.config.schema import Config
+from raysft.data.dataset import Prepared
+from raysft.data.pack import packed_bins
+from raysft.data.sources import sources
+from raysft.data.template import Template
+from raysft.data.tokenize import cuts
+
+LENGTHS = (512, 1024)  # at which truncation and padding are told besides batch.seq_len
+
+
+class Finding(NamedTuple):
+    """Something that hurts training, in how many records, and what to do about it."""
+
+    name: str
+    records: int
+    message: str
+    advice: str
+
+
+def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, Any]:
+    """Plain numbers about all records of `data.path`, those held out among them.
+
+    `prompt_tokens` and `response_tokens` (L_Q and L_A) are per record and before any cut, end
+    tokens among the response. `padding_share` is the part of all positions that would be padding
+    with every record padded to T, `packing_padding_share` with records packed into T.
+    """
+    records, counts = prepared.tokenised.records, prepared.tokenised.counts
+    lengths = sorted({config.batch.seq_len, *LENGTHS})
+    full, answers = (records[name].astype(np.int64) for name in ("full_length", "answers"))
+    parts = sources(config.data, config.data.path)
+    by_source = np.bincount(records["source"], minlength=len(parts))
+    tokens, supervised = int(records["length"].sum()), int(records["supervised"].sum())
+    facts: dict[str, Any] = {
+        "sources": [
+            {"path": part.path, "weight": part.weight, "format": name, "records": int(number)}
+            for part, name, number in zip(parts, counts.formats, by_source, strict=True)
+        ],
+        "template": template.name,
+        "end_token": template.end_token,
+        "seq_len": config.batch.seq_len,
+        "num_read": counts.num_read,
+        "num_dropped": sum(counts.dropped.values()),
+        "dropped": dict(counts.dropped),
+        "first_dropped": counts.first_dropped,
+        "first_bad": counts.first_bad,
+        "num_conversations": len(records),
+        "num_records": len(prepared.train),
+        "num_eval_records": len(prepared.heldout),
+        "prompt_tokens": distribution(full - answers),
+        "response_tokens": distribution(answers),
+        "histogram": histogram({"prompt": full - answers, "response": answers}),
+        "tokens": tokens,
+        "supervised_tokens": supervised,
+        "supervised_share": supervised / max(1, tokens),
+        "end_token_supervised": int(records["ended"].sum()),
+        "end_token_missing": int((~records["ended"]).sum()),
+        "duplicates": len(records) - len(np.unique(records["key"])),
+        "duplicates_dropped": prepared.num_duplicates_dropped,
+        "heldout_in_train": heldout_in_train(prepared),
+        "at": {str(length): at_length(records, length) for length in lengths},
+    }
+    flags = ("space_before_answer", "special_in_text", "blank_prompt", "unanswered")
+    facts |= {flag: int(records[flag].sum()) for flag in flags}
+    if prepared.heldout_counts is not None:
+        facts["heldout_dropped"] = dict(prepared.heldout_counts.dropped)
+    facts["findings"] = [finding._asdict() for finding in findings(facts)]
+    return facts
+
+
+def distribution(values: NDArray[np.int64]) -> dict[str, float]:
+    if not len(values):
+        return {"mean": 0.0, "p50": 0.0, "p95": 0.0, "max": 0}
+    p50, p95 = np.percentile(values, [50, 95])
+    return {
+        "mean": round(float(values.mean()), 1),
+        "p50": float(p50),
+        "p95": float(p95),
+        "max": int(values.max()),
+    }
+
+
+def histogram(values: Mapping[str, NDArray[np.int64]]) -> dict[str, list[int]]:
+    """Records by length in bins that double: `up_to` [n] are the bins' last lengths."""
+    longest = max((int(v.max()) for v in values.values() if len(v)), default=1)
+    up_to = [8]
+    while up_to[-1] < longest:
+        up_to.append(2 * up_to[-1])
+    edges = np.array([-1, *up_to]) + 1
+    counts = {name: np.histogram(v, edges)[0].tolist() for name, v in values.items()}
+    # The last bin of numpy's histogram takes both its edges; nothing lies on the outer one.
+    return {"up_to": up_to, **counts}
+
+
+def at_length(records: NDArray[Any], seq_len: int) -> dict[str, Any]:
+    """Truncation and padding if `batch.seq_len` were this."""
+    full, lead, first_end = (
+        records[name].astype(np.int64) for name in ("full_length", "lead", "first_end")
+    )
+    prompt_cut, response_cut = cuts(full, lead, first_end, seq_len)
+    kept = full - prompt_cut - response_cut
+    used = int(kept.sum())
+    return {
+        "prompts_truncated": int((prompt_cut > 0).sum()),
+        "responses_truncated": int((response_cut > 0).sum()),
+        "padding_share": 1 - used / max(1, seq_len * len(kept)),
+        "packing_padding_share": 1 - used / max(1, seq_len * packed_bins(kept, seq_len)),
+    }
+
+
+def heldout_in_train(prepared: Prepared) -> int:
+    """Held-out records that are trained on as well."""
+    trained = prepared.tokenised.records["key"][prepared.kept]
+    return int(np.isin(prepared.heldout_keys, trained).sum())
+
+
+def findings(facts: Mapping[str, Any]) -> list[Finding]:
+    """Those that concern at least one record, in the order of their weight."""
+    seq_len = facts["seq_len"]
+    here = facts["at"][str(seq_len)]
+    dropped = [
+        Finding("dropped", count, f"left out: {reason} (first: {facts['first_dropped'][reason]})",
+                dropped_advice(facts, reason))
+        for reason, count in facts["dropped"].items()
+    ]  # fmt: skip
+    heldout = [
+        Finding("heldout_dropped", count, f"of data.eval_path left out: {reason}", "mend the file")
+        for reason, count in facts.get("heldout_dropped", {}).items()
+    ]
+    table = [
+        ("responses_truncated", here["responses_truncated"],
+         f"lose the end of their last answer at batch.seq_len = {seq_len}",
+         "a cut answer teaches no end: raise batch.seq_len, or leave them out with "
+         "data.truncate = false"),
+        ("prompts_truncated", here["prompts_truncated"],
+         f"lose the start of their prompt at batch.seq_len = {seq_len}",
+         "raise batch.seq_len, shorten the prompts, or leave them out with data.truncate = false"),
+        ("end_token_missing", facts["end_token_missing"],
+         f"supervise no end token {facts['end_token']} after their last answer",
+         "a model that never sees it does not learn to stop: raise batch.seq_len"),
+        ("heldout_in_train", facts["heldout_in_train"],
+         "held out are also trained on, which flatters the held-out loss",
+         "set data.drop_duplicates = true, or name another data.eval_path"),
+        ("duplicates", facts["duplicates"] if not facts["duplicates_dropped"] else 0,
+         "repeat another record word for word, and so weigh more than the rest",
+         "set data.drop_duplicates = true"),
+        ("space_before_answer", facts["space_before_answer"],
+         "have a prompt that ends in a space, which the model will rarely see before an answer",
+         "GPT-2's tokens carry their leading space: strip the prompts, or mend the template"),
+        ("special_in_text", facts["special_in_text"],
+         "spell a special token in their text; it stays text and gets no meaning",
+         "if it was meant as one, split the text into turns; if not, remove it"),
+        ("blank_prompt", facts["blank_prompt"], "have no words in their prompt",
+         "remove them, or give them as plain text: a field `text`"),
+        ("unanswered", facts["unanswered"], "go on after their last answer",
+         "what follows it trains nothing and is left out: remove it, or add the answer"),
+    ]  # fmt: skip
+    return [*dropped, *heldout, *(Finding(*row) for row in table if row[1])]
+
+
+def dropped_advice(facts: Mapping[str, Any], reason: str) -> str:
+    if reason == "longer than batch.seq_len":
+        return "raise batch.seq_len, or cut them with data.truncate = true"
+    if facts["first_bad"] and "lost" in reason:
+        return f"replace the file: {facts['first_bad']}"
+    return "mend or remove them"

@@ -1,0 +1,153 @@
+"""What `raysft data` shows: records as tokens, and the audit as tables."""
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from raysft.data.preview import Token, View
+
+# Kind of token -> (mark in the margin, style). The mark tells it without colour.
+KINDS = {
+    "prompt": ("  ", "cyan"),
+    "trained": ("+ ", "bold green"),
+    "cut": ("x ", "red strike"),
+}
+SPECIAL_STYLE = "reverse"
+BORDER = Text("|", style="dim")
+HISTOGRAM_WIDTH = 24  # characters of the longest bar
+
+
+def legend() -> Text:
+    return Text.assemble(
+        "Margin: ",
+        ("+ trained", KINDS["trained"][1]),
+        ", ",
+        ("x cut, beyond batch.seq_len", KINDS["cut"][1]),
+        ", ",
+        ("blank: prompt", KINDS["prompt"][1]),
+        ". Tokens lie between ",
+        BORDER,
+        ", a special one in ",
+        ("[[ ]]", SPECIAL_STYLE),
+        "; a line break is written ⏎.",
+    )
+
+
+def kind(token: Token) -> str:
+    return "cut" if token.cut else "trained" if token.supervised else "prompt"
+
+
+def record_text(view: View) -> Text:
+    """One record; a new line begins with each change of kind and after each line break."""
+    if view.problem is not None:
+        return Text.assemble((view.where, "bold"), f", {view.format}: ", (view.problem, "red"))
+    counts = {name: sum(kind(t) == name for t in view.tokens) for name in KINDS}
+    words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    text = Text.assemble((view.where, "bold"), f", {view.format}: {words}")
+    for name, run in groupby(view.tokens, key=kind):
+        mark, style = KINDS[name]
+        margin = Text(f"\n{mark}", style=style)
+        text.append_text(margin)
+        tokens = list(run)
+        for position, token in enumerate(tokens):
+            text.append_text(BORDER)
+            shown = f"[[{token.text}]]" if token.special else token.text.replace("\n", "⏎")
+            text.append(shown, style=f"{style} {SPECIAL_STYLE}" if token.special else style)
+            if "\n" in token.text and position + 1 < len(tokens):
+                text.append_text(BORDER).append_text(margin)
+        text.append_text(BORDER)
+    return text
+
+
+def print_audit(facts: Mapping[str, Any], console: Console) -> None:
+    """The audit as tables; the findings come last, where they are read."""
+    for renderable in (counts_table(facts), lengths_table(facts), fit_table(facts)):
+        console.print(renderable)
+    console.print(histogram_table(facts["histogram"]))
+
+
+def new_table(title: str, *columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=f"\n{title}", title_justify="left", title_style="bold")
+    table.show_edge = False
+    table.add_column(columns[0], style="dim", overflow="fold")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def counts_table(facts: Mapping[str, Any]) -> RenderableType:
+    total = facts["num_conversations"]
+    table = new_table("Records", "", "count", "share")
+
+    def row(name: str, count: int, of: int) -> None:
+        table.add_row(escape(name), f"{count:,}", f"{count / max(1, of):.1%}")
+
+    for source in facts["sources"]:
+        weight = "" if source["weight"] == 1 else f", weight {source['weight']:g}"
+        row(f"{source['path']} as {source['format']}{weight}", source["records"], total)
+    row("read", facts["num_read"], facts["num_read"])
+    for reason, count in facts["dropped"].items():
+        row(f"left out: {reason}", count, facts["num_read"])
+    row("kept", total, facts["num_read"])
+    row("end token supervised", facts["end_token_supervised"], total)
+    row("repeat another", facts["duplicates"], total)
+    row("prompt ends in a space", facts["space_before_answer"], total)
+    row("special token in the text", facts["special_in_text"], total)
+    template = f"template {facts['template']}, answers end in {facts['end_token']}"
+    return Group(table, Text(f" {template}", style="dim"))
+
+
+def lengths_table(facts: Mapping[str, Any]) -> RenderableType:
+    table = new_table("Tokens a record, before any cut", "", "mean", "p50", "p95", "max")
+    for name, key in (("prompt, L_Q", "prompt_tokens"), ("response, L_A", "response_tokens")):
+        cells = facts[key]
+        table.add_row(
+            name,
+            f"{cells['mean']:,.1f}",
+            *(f"{cells[column]:,.0f}" for column in ("p50", "p95", "max")),
+        )
+    tokens, trained = f"{facts['tokens']:,}", f"{facts['supervised_tokens']:,}"
+    share = f"{facts['supervised_share']:.1%}"
+    return Group(
+        table, Text(f" {tokens} tokens are kept, {trained} of them ({share}) trained", style="dim")
+    )
+
+
+def fit_table(facts: Mapping[str, Any]) -> Table:
+    table = new_table(
+        "If batch.seq_len were", "tokens", "prompts cut", "responses cut", "padding", "when packed"
+    )
+    for length, at in facts["at"].items():
+        here = " (as set)" if int(length) == facts["seq_len"] else ""
+        table.add_row(
+            f"{int(length):,}{here}",
+            f"{at['prompts_truncated']:,}",
+            f"{at['responses_truncated']:,}",
+            f"{at['padding_share']:.1%}",
+            f"{at['packing_padding_share']:.1%}",
+        )
+    return table
+
+
+def histogram_table(bins: Mapping[str, list[int]]) -> Table:
+    table = new_table("Records by tokens", "up to", "prompt", "response")
+    table.columns[1].justify = table.columns[2].justify = "left"
+    tallest = max([1, *bins["prompt"], *bins["response"]])
+    for up_to, prompt, response in zip(
+        bins["up_to"], bins["prompt"], bins["response"], strict=True
+    ):
+        table.add_row(f"{up_to:,}", bar(prompt, tallest, "cyan"), bar(response, tallest, "green"))
+    return table
+
+
+def bar(count: int, tallest: int, style: str) -> Text:
+    """At least a thin bar wherever there is a record."""
+    eighths = -(-8 * HISTOGRAM_WIDTH * count // tallest)
+    blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+    return Text.assemble((blocks, style), f" {count:,}" if count else "")
