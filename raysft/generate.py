@@ -13,7 +13,7 @@ BATCH_SIZE = 32
 def prompt_ids(instruction: str, template: Template) -> list[int]:
     """Token ids [T] of one instruction, as in training."""
     segments = prompt_segments([Message("user", instruction)], template)
-    return encode_prompt(template.tokenizer, segments)
+    return encode_prompt(template, segments)
 
 
 def answer(

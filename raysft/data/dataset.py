@@ -19,7 +19,7 @@ from raysft.data.template import Template
 from raysft.errors import UserError
 
 Indices = NDArray[np.int64]
-PARALLEL_BYTES = 64 << 20  # smaller sources are tokenised before Ray would have started
+PARALLEL_BYTES = 32 << 20  # smaller sources are tokenised before Ray would have started
 DETECT_RECORDS = 100  # looked at to detect a format
 
 

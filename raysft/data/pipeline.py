@@ -20,7 +20,7 @@ from raysft.data.formats import (
     to_conversations,
 )
 from raysft.data.read import Bad, Chunk, Line, json_message
-from raysft.data.template import Segment, Template, special_pattern, to_segments
+from raysft.data.template import Segment, Template, to_segments
 from raysft.data.tokenize import Example, encode, window
 
 # What is known of each record that is kept; lengths in tokens.
@@ -96,7 +96,7 @@ def process(chunk: Chunk, recipe: Recipe) -> Part:
     rows: list[tuple[Any, ...]] = []
     ids: list[NDArray[np.int32]] = []
     masks: list[NDArray[np.bool_]] = []
-    encoded = encode(recipe.template.tokenizer, [draft.segments for draft in drafts])
+    encoded = encode(recipe.template, [draft.segments for draft in drafts])
     for draft, example in zip(drafts, encoded, strict=True):
         kept = window(example, recipe.seq_len)
         row = describe(example, kept, draft, chunk.source, recipe.template)
@@ -158,7 +158,6 @@ def describe(
     prompts = [s for s in draft.segments if not s.supervised]
     words = [message.content for message in draft.conversation]
     questions = [m.content for m in draft.conversation if m.role == "user"]
-    special = special_pattern(template.tokenizer)
     return (
         end - begin,
         int(example.loss_mask[begin + 1 : end].sum()),
@@ -168,7 +167,7 @@ def describe(
         int(example.loss_mask.sum()),
         any(answer_end == end for _, answer_end in example.answers),
         ends_in_space(draft.segments),
-        any(special.search(text) for text in words),
+        any(template.special.search(text) for text in words),
         bool(prompts) and not any(text.strip() for text in questions),
         draft.conversation[-1].role not in ("assistant", "text"),
         key_of(draft.segments),

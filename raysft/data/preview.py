@@ -53,7 +53,7 @@ def view(chunk: Chunk, number: int, value: Any, recipe: Recipe) -> Iterator[View
         return
     tokenizer = recipe.template.tokenizer
     special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
-    for example in encode(tokenizer, [segments for _, segments in parsed]):
+    for example in encode(recipe.template, [segments for _, segments in parsed]):
         kept = window(example, recipe.seq_len)
         tokens = [
             Token(

@@ -2,6 +2,7 @@
 
 import glob
 import hashlib
+import io
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -34,8 +35,7 @@ class File:
     def open(self) -> IO[bytes]:
         if self.filesystem is None:
             return Path(self.name).open("rb")
-        stream: IO[bytes] = self.filesystem.open_input_file(self.path)
-        return stream
+        return io.BufferedReader(self.filesystem.open_input_file(self.path))
 
 
 def sources(data: Data, paths: str | tuple[str | Source, ...]) -> list[Source]:

@@ -6,7 +6,7 @@ with the words, and both must agree.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.resources import files
 from itertools import pairwise
@@ -45,7 +45,8 @@ class Template:
     name: str
     source: str  # Jinja, as transformers reads it
     tokenizer: Any
-    end_token: str  # what closes an assistant turn
+    special: re.Pattern[str]  # finds the tokenizer's special tokens in a text
+    end_token: str = ""  # what closes an assistant turn
     num_added: int = 0  # tokens that the tokenizer got for it
 
     @property
@@ -64,6 +65,11 @@ def install_template(tokenizer: Any, name: str) -> Template:
     Raises UserError: no such template, one that does not render a question and its answer, or one
     whose answers end in no special token.
     """
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"model.tokenizer: {tokenizer.name_or_path} has no tokenizer.json; convert it with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...) of a library that has"
+        )
     own = tokenizer.chat_template
     if name == "auto":
         name = "tokenizer" if own else "plain"
@@ -88,8 +94,9 @@ def install_template(tokenizer: Any, name: str) -> Template:
             "response must end with. Set eos_token in its tokenizer_config.json."
         )
     tokenizer.chat_template = source
-    end_token = find_end_token(Template(name, source, tokenizer, end_token=""))
-    return Template(name, source, tokenizer, end_token, len(tokenizer) - before)
+    template = Template(name, source, tokenizer, special_pattern(tokenizer))
+    added = len(tokenizer) - before
+    return replace(template, end_token=find_end_token(template), num_added=added)
 
 
 def find_end_token(template: Template) -> str:
@@ -100,7 +107,7 @@ def find_end_token(template: Template) -> str:
     except RecordError as error:
         raise UserError(f"data.template: {name} renders no question and answer: {error}") from None
     last = [piece for piece in pieces if piece.answer is not None][-1]
-    ends = special_pattern(template.tokenizer).findall(last.text)
+    ends = template.special.findall(last.text)
     if not ends:
         raise UserError(
             f"data.template: {name} ends an answer without a special token, so that a model could "
@@ -132,7 +139,6 @@ def special_tokens(tokenizer: Any) -> set[str]:
     return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
 
 
-@lru_cache(maxsize=16)
 def special_pattern(tokenizer: Any) -> re.Pattern[str]:
     longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)))
@@ -231,7 +237,7 @@ def layout(template: Template, roles: tuple[str, ...]) -> tuple[Piece, ...]:
         begin = len(prompt) if index else places[index][0]
         alone = marked(template, roles[: index + 1])
         limit = len(alone) if full.startswith(alone) else len(full)
-        end = special_pattern(template.tokenizer).search(full, places[index][1], limit)
+        end = template.special.search(full, places[index][1], limit)
         borders[index] = (begin, end.end() if end else places[index][1])
     return tuple(cut_at_marks(full, borders))
 

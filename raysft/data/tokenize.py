@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.template import Segment, special_pattern
+from raysft.data.template import Segment, Template
 
 
 class Example(NamedTuple):
@@ -24,14 +24,14 @@ class Window(NamedTuple):
     end: int
 
 
-def encode(tokenizer: Any, conversations: Sequence[Sequence[Segment]]) -> Iterator[Example]:
+def encode(template: Template, conversations: Sequence[Sequence[Segment]]) -> Iterator[Example]:
     """Token ids and mask of every conversation.
 
     No token spans the border of prompt and answer. Special tokens come from markup only: text
     that spells one stays text. What follows the last answer is left out, for it trains nothing.
     """
-    groups = [list(parts(tokenizer, conversation)) for conversation in conversations]
-    encoded = encode_parts(tokenizer, [part for group in groups for part in group])
+    groups = [list(parts(template, conversation)) for conversation in conversations]
+    encoded = encode_parts(template.tokenizer, [part for group in groups for part in group])
     for group in groups:
         ids: list[int] = []
         runs: list[tuple[int, bool]] = []
@@ -45,16 +45,15 @@ def encode(tokenizer: Any, conversations: Sequence[Sequence[Segment]]) -> Iterat
         yield Example(np.asarray(ids[:end], dtype=np.int32), mask[:end].astype(np.bool_), answers)
 
 
-def parts(tokenizer: Any, segments: Sequence[Segment]) -> Iterator[Segment]:
+def parts(template: Template, segments: Sequence[Segment]) -> Iterator[Segment]:
     """What to encode at once: a prompt as a whole, as chat templates are encoded elsewhere.
 
     Its segments stay apart where its text spells a special token, and so do those of an answer.
     """
-    special = special_pattern(tokenizer)
     run: list[Segment] = []
 
     def flush() -> Iterator[Segment]:
-        if any(not s.markup and special.search(s.text) for s in run):
+        if any(not s.markup and template.special.search(s.text) for s in run):
             yield from run
         elif run:
             yield Segment("".join(s.text for s in run), supervised=False, markup=True)
@@ -82,22 +81,16 @@ def encode_parts(tokenizer: Any, pieces: Sequence[Segment]) -> Iterator[list[int
 
 
 def encode_text(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[list[int]]:
-    if not texts:
-        return []
-    ids: list[list[int]] = tokenizer(
-        texts,
-        add_special_tokens=False,
-        split_special_tokens=not special_tokens,
-        return_attention_mask=False,
-        verbose=False,
-    )["input_ids"]
-    return ids
+    """Straight from the library below transformers: it takes a quarter less time."""
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = not special_tokens  # true: they are encoded as other text
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def encode_prompt(tokenizer: Any, segments: Sequence[Segment]) -> list[int]:
+def encode_prompt(template: Template, segments: Sequence[Segment]) -> list[int]:
     """Token ids [T] to generate from, equal to the tokens before the answer in `encode`."""
-    pieces = list(parts(tokenizer, segments))
-    return [token for ids in encode_parts(tokenizer, pieces) for token in ids]
+    pieces = list(parts(template, segments))
+    return [token for ids in encode_parts(template.tokenizer, pieces) for token in ids]
 
 
 def spans(runs: Sequence[tuple[int, bool]]) -> list[tuple[int, int]]:
@@ -114,11 +107,7 @@ def spans(runs: Sequence[tuple[int, bool]]) -> list[tuple[int, int]]:
 
 
 def window(example: Example, seq_len: int) -> Window:
-    """What to keep of a conversation longer than `seq_len`, so that the first answer is whole.
-
-    The start of the first prompt goes first (its last token stays, to predict the answer), then
-    the end of the conversation.
-    """
+    """What to keep of a conversation longer than `seq_len`; see `cuts`."""
     begin, first_end = example.answers[0]
     prompt_cut, response_cut = cuts(len(example.input_ids), begin, first_end, seq_len)
     end = len(example.input_ids) - int(response_cut)
@@ -131,7 +120,12 @@ def window(example: Example, seq_len: int) -> Window:
 def cuts(length: Any, lead: Any, first_end: Any, seq_len: int) -> tuple[Any, Any]:
     """Prompt and later tokens that do not fit; numbers, or arrays of them for many records.
 
-    `lead` tokens come before the first answer, which ends at `first_end` of `length` tokens.
+    `lead` tokens come before the first answer, which ends at `first_end` of `length` tokens. The
+    first prompt loses as much of its start as makes that answer whole, then the conversation its
+    end. Where the answer is too long by itself, the prompt keeps up to half of the room: an answer
+    that is cut anyway should not lose its question too.
     """
-    prompt_cut = np.minimum(np.maximum(first_end - seq_len, 0), np.maximum(lead - 1, 0))
+    answer = first_end - lead
+    room = np.where(answer < seq_len, seq_len - answer, seq_len // 2)
+    prompt_cut = np.maximum(lead - room, 0)
     return prompt_cut, np.maximum(length - prompt_cut - seq_len, 0)

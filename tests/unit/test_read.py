@@ -1,0 +1,198 @@
+"""Files of every kind to raw records, sound and damaged."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raysft.config.schema import Data, Source
+from raysft.data import read
+from raysft.data.read import Bad, Line, read_chunks
+from raysft.data.sources import find_files, identity, looks_like_hub_id, sources
+from raysft.errors import UserError
+
+RECORDS = [{"instruction": f"q{i}\n", "output": f"a, {i} é"} for i in range(2500)]
+
+
+def write(path: Path, records: list[dict[str, Any]]) -> Path:
+    """A file of the kind that its name says."""
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(records), path)
+        return path
+    open_file: Any = gzip.open if path.suffix == ".gz" else open
+    with open_file(path, "wt", encoding="utf-8", newline="") as file:
+        if kind in ("csv", "tsv"):
+            writer = csv.DictWriter(file, records[0], delimiter="\t" if kind == "tsv" else ",")
+            writer.writeheader()
+            writer.writerows(records)
+        elif kind == "jsonl":
+            file.writelines(json.dumps(record) + "\n" for record in records)
+        else:
+            json.dump(records, file, indent=1, ensure_ascii=False)
+    return path
+
+
+def values(path: Path | str) -> list[Any]:
+    chunks = list(read_chunks(Source(path=str(path)), 0, seed=0))
+    assert all(len(chunk.numbers) == len(chunk.values) for chunk in chunks)
+    found = [value for chunk in chunks for value in chunk.values]
+    return [json.loads(v.json) if isinstance(v, Line) else v for v in found]
+
+
+def places(path: Path) -> list[str]:
+    chunks = read_chunks(Source(path=str(path)), 0, seed=0)
+    return [f"{chunk.place} {number}" for chunk in chunks for number in chunk.numbers]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv", "tsv", "parquet"])
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_every_kind_of_file_gives_the_same_records(tmp_path: Path, kind: str, suffix: str) -> None:
+    if kind == "parquet" and suffix:
+        return  # compressed inside
+    path = write(tmp_path / f"d.{kind}{suffix}", RECORDS)
+    assert values(path) == RECORDS
+    assert values(f"file://{path}") == RECORDS
+    unit = {"json": "record 3", "jsonl": "line 3", "parquet": "row 3"}.get(kind, "line 7")
+    assert places(path)[2] == f"{path} {unit}"
+
+
+@pytest.mark.parametrize("block", [3, 7, 64])
+def test_a_list_is_read_whatever_the_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    monkeypatch.setattr(read, "BLOCK", block)
+    path = tmp_path / "d.json"
+    records = [{"a": 'x"]}\\', "b": [1, {"c": None}]}, {}, {"n": -12.5e3}, 12, "é日"]
+    for text in (json.dumps(records), json.dumps(records, indent=2, ensure_ascii=False)):
+        path.write_text(f" \n{text}\n")
+        assert values(path) == records
+    path.write_text("[]")
+    assert values(path) == []
+
+
+def test_a_json_file_may_hold_one_record_a_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.jsonl", RECORDS[:3]).rename(tmp_path / "d.json")
+    assert values(path) == RECORDS[:3]
+
+
+def test_a_folder_a_glob_and_a_list_are_all_their_files(tmp_path: Path) -> None:
+    for name in ("b.jsonl", "a.jsonl.gz"):
+        write(tmp_path / name, RECORDS[:1])
+    (tmp_path / "notes.txt").write_text("not data")
+    both = [str(tmp_path / "a.jsonl.gz"), str(tmp_path / "b.jsonl")]
+    assert [f.name for f in find_files(str(tmp_path))] == both
+    assert [f.name for f in find_files(str(tmp_path / "*.jsonl*"))] == both
+    remote = [f"file://{path}" for path in both]
+    assert [f.name for f in find_files(f"file://{tmp_path}")] == remote
+    assert [f.name for f in find_files(f"file://{tmp_path}/*.jsonl*")] == remote
+    with pytest.raises(UserError, match=r"notes.txt is none of .json, .jsonl, "):
+        find_files(str(tmp_path / "*"))
+    for missing in (f"file://{tmp_path}/none.jsonl", "nowhere://x/y.jsonl"):
+        with pytest.raises(UserError, match=r"data\.path"):
+            find_files(missing)
+
+
+def test_what_is_a_hub_id() -> None:
+    assert looks_like_hub_id("tatsu-lab/alpaca")
+    for path in ("./data/x", "data/x.json", "data/x.csv.gz", "/data/x", "../data", "x", "a/b/c"):
+        assert not looks_like_hub_id(path)
+
+
+def test_identity_is_of_the_content(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.jsonl", RECORDS[:2])
+    same = write(tmp_path / "b.jsonl", RECORDS[:2])
+    other = write(tmp_path / "c.jsonl", RECORDS[:3])
+    one, two, three = (identity(Source(path=str(p)), 0) for p in (first, same, other))
+    assert one == two != three
+
+
+def test_parts_of_a_mixture_take_what_they_lack_from_data() -> None:
+    part = Source(path="b", weight=2.0, split="test")
+    data = Data(path=("a", part), format="alpaca", revision="r")
+    first, second = sources(data, data.path)
+    assert (first.path, first.weight, first.format, first.split) == ("a", 1.0, "alpaca", "train")
+    assert (second.format, second.split, second.revision) == ("alpaca", "test", "r")
+
+
+GOOD = json.dumps({"instruction": "q", "output": "a"}).encode()
+LONG = b'{"instruction": "' + b"x" * (100 << 20) + b'"}'
+
+
+def lines(bad: bytes) -> bytes:
+    return GOOD + b"\n" + bad + b"\n" + GOOD + b"\n"
+
+
+def elements(bad: bytes) -> bytes:
+    return b"[\n" + GOOD + b",\n" + bad + b",\n" + GOOD + b"\n]"
+
+
+def rows(bad: bytes) -> bytes:
+    return b"instruction,output\nq,a\n" + bad + b"\nq,a\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem", "at", "left"),
+    [
+        ("d.jsonl", lines(b"x" * (100 << 20)), "longer than 16 MiB", "line 2", 2),
+        ("d.jsonl.gz", gzip.compress(lines(LONG), 1), "longer than 16 MiB", "line 2", 2),
+        ("d.json", elements(LONG), "longer than 16 MiB; the rest", "record 2", 1),
+        ("d.json", elements(b'{"a" 1}'), "not valid JSON: Expecting ':' delimiter at line 3",
+         "record 2", 1),
+        ("d.json", elements(b'{"a": "\xff"}'), "not valid UTF-8", "record 2", 2),
+        ("d.json", elements(b"[" * 100_000), "nested too deeply", "record 2", 1),
+        ("d.json", elements(GOOD)[:-1], "the list is not closed", "record 4", 3),
+        ("d.json", b'{\n"data": []}', "not a list of records, nor one record a line",
+         "record 1", 0),
+        ("d.csv", rows(b"q,\xff"), "not valid UTF-8", "line 3", 2),
+        ("d.csv", rows(b"q"), "1 values where the header has 2 names", "line 3", 2),
+        ("d.csv", rows(b'"q"x,a'), "not valid CSV", "line 3", 1),
+        ("d.csv", rows(b"q," + b"x" * (100 << 20)), "longer than 16 MiB", "line 3", 2),
+        ("d.jsonl.gz", gzip.compress(lines(GOOD) * 99_999)[:-99],
+         "the compressed data ends too early", None, None),
+        ("d.json.gz", gzip.compress(elements(GOOD))[:-9],
+         "the compressed data ends too early", None, None),
+        ("d.csv.gz", b"not gzip", "Not a gzipped file", "line 1", 0),
+    ],
+)  # fmt: skip
+def test_damage_in_the_middle_is_one_bad_record_with_its_place(
+    tmp_path: Path, name: str, content: bytes, problem: str, at: str | None, left: int | None
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    found = values(path)
+    (bad,) = [index for index, value in enumerate(found) if isinstance(value, Bad)]
+    assert problem in found[bad].message
+    if at is not None:
+        assert places(path)[bad] == f"{path} {at}"
+        assert len(found) - 1 == left
+    else:
+        assert bad == len(found) - 1
+
+
+def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    path.write_bytes(b"PAR1 not really")
+    (bad,) = values(path)
+    assert "the rest of this file is not read" in bad.message
+
+
+@pytest.mark.parametrize("make", [lines, elements])
+def test_reading_needs_no_memory_for_what_is_too_long(
+    tmp_path: Path, make: Callable[[bytes], bytes]
+) -> None:
+    import tracemalloc
+
+    path = tmp_path / ("d.jsonl" if make is lines else "d.json")
+    path.write_bytes(make(LONG))
+    tracemalloc.start()
+    values(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 80 << 20
