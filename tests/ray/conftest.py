@@ -14,7 +14,7 @@ from raysft.config.schema import Config
 from raysft.data.dataset import Prepared, prepare
 from raysft.driver import RunResult, fit
 from raysft.train.metrics import Event
-from raysft.train.model import load_model_config, load_tokenizer
+from raysft.train.model import load_model_config, load_template
 
 
 @pytest.fixture(scope="session")
@@ -78,11 +78,11 @@ def tiny_config(tiny_model: Path, *overrides: str) -> Config:
 
 def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
     """Run `fit` on the shared cluster; what it emitted, and the data it used."""
-    tokenizer = load_tokenizer(config)
-    hf_config = load_model_config(config, tokenizer)
-    data = prepare(config, tokenizer)
+    template = load_template(config)
+    hf_config = load_model_config(config, template)
+    data = prepare(config, template)
     events: list[Event] = []
-    result = fit(config, data, hf_config, tokenizer, folder, events.append)
+    result = fit(config, data, hf_config, template.tokenizer, folder, events.append)
     return result, events, data
 
 

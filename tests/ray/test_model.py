@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from raysft.driver import worker_environment
 from raysft.train.engine import deepspeed_config
-from raysft.train.model import load_model, load_model_config, load_tokenizer
+from raysft.train.model import load_model, load_model_config, load_template
 from tests.ray.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -47,7 +47,7 @@ def test_scratch_and_pretrained(tiny_model: Path, tmp_path: Path) -> None:
         f"model.tokenizer={tiny_model}",
         "model.shape={n_layer = 2, n_embd = 128, n_head = 2, n_positions = 128}",
     )
-    models = [(c, load_model_config(c, load_tokenizer(c))) for c in (scratch, pretrained)]
+    models = [(c, load_model_config(c, load_template(c))) for c in (scratch, pretrained)]
     trainer = TorchTrainer(
         measure,
         train_loop_config={"models": models},
