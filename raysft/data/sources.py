@@ -3,6 +3,7 @@
 import glob
 import hashlib
 import io
+import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -92,16 +93,20 @@ def looks_like_hub_id(path: str) -> bool:
 
 
 def find_remote(uri: str) -> list[File]:
-    """The files of a URI that pyarrow's filesystems take; its last part may be a glob."""
+    """The files of a URI that pyarrow's filesystems take; its last part may be a glob.
+
+    Options may follow, as in `s3://bucket/set/*.jsonl?region=eu-west-1`.
+    """
     import pyarrow as pa
     from pyarrow import fs
 
-    scheme, _, rest = uri.partition("://")
+    address, question, options = uri.partition("?") if re.search(r"\?\w+=", uri) else (uri, "", "")
+    scheme, _, rest = address.partition("://")
     parent, _, pattern = rest.rpartition("/")
     if not glob.has_magic(pattern):
         parent, pattern = rest, ""
     try:
-        filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{parent}")
+        filesystem, path = fs.FileSystem.from_uri(f"{scheme}://{parent}{question}{options}")
         info = filesystem.get_file_info(path)
         if info.type == fs.FileType.Directory:
             found = filesystem.get_file_info(fs.FileSelector(path))
@@ -146,7 +151,7 @@ def total_bytes(source: Source) -> int:
     if source.path == DEMO:
         return 0
     files = find_files(source.path)
-    return sum(file.size for file in files) if files else int(load_hub(source).nbytes or 0)
+    return sum(file.size for file in files) if files else int(load_hub(source).data.nbytes)
 
 
 @lru_cache(maxsize=32)
