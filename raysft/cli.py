@@ -158,7 +158,8 @@ def preview(
     resolved = load_config(config, overrides)
     template = load_template(resolved)
     for view in previews(resolved, template, count):
-        console.stdout.print(views.record_text(view), end="\n\n", soft_wrap=True)
+        views.print_record(view, console.stdout)
+        console.stdout.print()
     console.stderr.print(views.legend())
 
 

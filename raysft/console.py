@@ -22,13 +22,16 @@ def error(message: str) -> None:
 
 
 def warning(message: str) -> None:
-    stderr.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=True)
+    # Whole in a log, where it is searched; at words in a terminal, where it is read.
+    soft_wrap = not stderr.is_terminal
+    stderr.print(f"[yellow]warning:[/] {escape(message)}", soft_wrap=soft_wrap)
 
 
 def findings(rows: Sequence[Mapping[str, Any]]) -> None:
     """Each finding of the audit as a warning that says what to do."""
     for row in rows:
-        warning(f"{row['records']:,} records {row['message']}. What to do: {row['advice']}.")
+        noun = "record:" if row["records"] == 1 else "records:"
+        warning(f"{row['records']:,} {noun} {row['message']}. What to do: {row['advice']}.")
 
 
 def fact(name: str, value: str) -> None:

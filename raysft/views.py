@@ -1,10 +1,11 @@
 """What `raysft data` shows: records as tokens, and the audit as tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -43,26 +44,33 @@ def kind(token: Token) -> str:
     return "cut" if token.cut else "trained" if token.supervised else "prompt"
 
 
-def record_text(view: View) -> Text:
-    """One record; a new line begins with each change of kind and after each line break."""
+def print_record(view: View, console: Console) -> None:
+    """One record; a line ends with each change of kind, after each line break and at the edge."""
     if view.problem is not None:
-        return Text.assemble((view.where, "bold"), f", {view.format}: ", (view.problem, "red"))
+        parts = (view.where, "bold"), f", {view.format}: ", (view.problem, "red")
+        console.print(Text.assemble(*parts), soft_wrap=True)
+        return
     counts = {name: sum(kind(t) == name for t in view.tokens) for name in KINDS}
     words = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
-    text = Text.assemble((view.where, "bold"), f", {view.format}: {words}")
+    console.print(Text.assemble((view.where, "bold"), f", {view.format}: {words}"), soft_wrap=True)
     for name, run in groupby(view.tokens, key=kind):
         mark, style = KINDS[name]
-        margin = Text(f"\n{mark}", style=style)
-        text.append_text(margin)
-        tokens = list(run)
-        for position, token in enumerate(tokens):
-            text.append_text(BORDER)
-            shown = f"[[{token.text}]]" if token.special else token.text.replace("\n", "⏎")
-            text.append(shown, style=f"{style} {SPECIAL_STYLE}" if token.special else style)
-            if "\n" in token.text and position + 1 < len(tokens):
-                text.append_text(BORDER).append_text(margin)
-        text.append_text(BORDER)
-    return text
+        for line in lines_of(list(run), style, console.width - len(mark)):
+            console.print(Text(mark, style=style).append_text(line), soft_wrap=True)
+
+
+def lines_of(tokens: Iterable[Token], style: str, width: int) -> list[Text]:
+    """Tokens between borders: a new line at the edge, and after each token that ends one."""
+    lines = [BORDER.copy()]
+    for token in tokens:
+        shown = f"[[{token.text}]]" if token.special else token.text.replace("\n", "⏎")
+        ended = "⏎" in lines[-1].plain[-3:]
+        full = lines[-1].cell_len + cell_len(shown) + 1 > width and len(lines[-1]) > 1
+        if ended or full:
+            lines.append(BORDER.copy())
+        lines[-1].append(shown, style=f"{style} {SPECIAL_STYLE}" if token.special else style)
+        lines[-1].append_text(BORDER)
+    return lines
 
 
 def print_audit(facts: Mapping[str, Any], console: Console) -> None:
@@ -70,6 +78,7 @@ def print_audit(facts: Mapping[str, Any], console: Console) -> None:
     for renderable in (counts_table(facts), lengths_table(facts), fit_table(facts)):
         console.print(renderable)
     console.print(histogram_table(facts["histogram"]))
+    console.print()
 
 
 def new_table(title: str, *columns: str) -> Table:

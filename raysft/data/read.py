@@ -132,6 +132,7 @@ def read_array(stream: IO[bytes], file: File) -> Numbered:
         if buffer.startswith("]", place):
             return
         try:
+            problem = "the list is not closed"
             value, end = decoder.raw_decode(buffer, place)
         except (ValueError, RecursionError) as error:
             if len(buffer) - place > MAX_RECORD_BYTES:
@@ -140,11 +141,13 @@ def read_array(stream: IO[bytes], file: File) -> Numbered:
             if is_mistake(error, buffer):
                 yield number, lost(file, json_message(error, line))
                 return
+            if place < len(buffer):
+                problem = json_message(error, line)
             end = len(buffer)
         if end == len(buffer):  # perhaps the beginning of something longer
             more = text.read(BLOCK)
             if not more:
-                yield number, lost(file, "the list is not closed")
+                yield number, lost(file, problem)
                 return
             line += buffer.count("\n", 0, place)
             buffer, place = buffer[place:] + more, 0

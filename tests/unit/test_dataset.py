@@ -1,6 +1,7 @@
 """Reading, splitting, sampling and batching, through `prepare`."""
 
 import copy
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -52,15 +53,38 @@ def numbered(path: Path, letter: str, count: int) -> Path:
     return write(path, [{"instruction": f"{letter}{i}", "output": "x"} for i in range(count)])
 
 
-def test_malformed_line_is_named(tokenizer: Any, tmp_path: Path) -> None:
-    path = tmp_path / "d.jsonl"
-    path.write_text(json.dumps(ALPACA) + '\n{"instruction": \n' + json.dumps(ALPACA) + "\n")
-    with pytest.raises(UserError, match=r"d.jsonl line 2: not valid JSON"):
+LINE = json.dumps(ALPACA).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message", "left"),
+    [
+        ("d.jsonl", LINE * 3 + b'{"instruction": \n' + LINE, "line 4: not valid JSON", 4),
+        ("d.jsonl", LINE * 3 + b"[]\n" + LINE, "line 4: a record is a JSON object", 4),
+        ("d.jsonl", LINE * 3 + b'{"instruction": 3}\n' + LINE, "line 4: field 'instruction'", 4),
+        ("d.jsonl", LINE * 3 + b'{"instruction": "\xff"}\n' + LINE, "line 4: not valid UTF-8", 4),
+        ("d.jsonl", LINE * 3 + b'{"output": "\\ud83d", "instruction": ""}\n' + LINE,
+         "line 4: its text holds half of a surrogate pair", 4),
+        ("d.jsonl", LINE * 3 + b"x" * (100 << 20) + b"\n" + LINE, "line 4: longer than 16 MiB", 4),
+        ("d.jsonl.gz", gzip.compress(LINE * 3, 0)[:-20], "line 3: the compressed data ends too", 2),
+        ("d.json", b"[" + LINE + b"," + LINE + b', {"instruction" 1}]',
+         "record 3: not valid JSON: Expecting ':' delimiter at line 3", 2),
+    ],
+)  # fmt: skip
+def test_malformed_input_is_named_or_skipped_and_counted(
+    tokenizer: Any, tmp_path: Path, name: str, content: bytes, message: str, left: int
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError) as raised:
         prepared(tokenizer, path)
+    assert str(raised.value).startswith(f"{path} {message}")
+    assert "data.on_bad_record" in str(raised.value)
     result = prepared(tokenizer, path, "data.on_bad_record=skip")
-    assert result.tokenised.counts.dropped == {"malformed": 1}
-    assert result.tokenised.counts.first_dropped == {"malformed": f"{path} line 2"}
-    assert len(result.train) == 2
+    counts = result.tokenised.counts
+    assert (len(result.train), sum(counts.dropped.values())) == (left, 1)
+    place = message.partition(":")[0]
+    assert list(counts.first_dropped.values()) == [f"{path} {place}"]
 
 
 def test_missing_and_empty_files(tokenizer: Any, tmp_path: Path) -> None:
