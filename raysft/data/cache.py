@@ -88,7 +88,8 @@ def load(key: str) -> TokenisedSet | None:
 def read_array(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
     if not path.stat().st_size:  # nothing to map
         return np.zeros(0, dtype)
-    return np.memmap(path, dtype, mode="r")
+    # As a plain array over the mapped file: of a subclass, Ray would copy the content.
+    return np.asarray(np.memmap(path, dtype, mode="r"))
 
 
 def store(

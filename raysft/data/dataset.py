@@ -1,6 +1,6 @@
 """The training and held-out sets of a run, and the order in which records are seen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -112,20 +112,17 @@ def tokenised_set(
     )
     skip_bad = data.on_bad_record == "skip"
     found = cache.load(key)
-    if found is not None:
-        if not skip_bad:
-            found.counts.require_sound()
-        return found
-    recipe = make_recipe(config, parts, template)
-    parallel = start_ray is not None and sum(map(total_bytes, parts)) > PARALLEL_BYTES
-    if parallel and start_ray is not None:
-        start_ray()
-    chunks = limited(parts, seed, data.max_records)
-    done = process_all(chunks, recipe, parallel=parallel)
-    result = cache.store(key, done, recipe.formats, skip_bad=skip_bad)
-    if not result.counts.num_read:
-        raise UserError(f"data.path: {path} holds no records")
-    return result
+    if found is None:
+        recipe = make_recipe(config, parts, template)
+        parallel = start_ray is not None and sum(map(total_bytes, parts)) > PARALLEL_BYTES
+        if parallel and start_ray is not None:
+            start_ray()
+        chunks = limited(parts, seed, data.max_records)
+        done = process_all(chunks, recipe, parallel=parallel)
+        found = cache.store(key, done, recipe.formats, skip_bad=skip_bad)
+    if not skip_bad:
+        found.counts.require_sound()
+    return found
 
 
 def tokenizer_identity(tokenizer: Any) -> str:
@@ -169,7 +166,7 @@ def format_of(source: Source, index: int, fields: dict[str, str], seed: int) -> 
     raise UserError(f"data.path: {source.path} holds no records")
 
 
-def limited(parts: list[Source], seed: int, max_records: int | None) -> Any:
+def limited(parts: list[Source], seed: int, max_records: int | None) -> Iterator[Chunk]:
     """The chunks of all sources, of each at most `max_records`."""
     for index, part in enumerate(parts):
         left = max_records

@@ -204,9 +204,13 @@ def process_on_ray(chunks: Iterable[Chunk], recipe: Recipe) -> Iterator[Part]:
     """
     import ray
 
-    count = max(1, int(ray.available_resources().get("CPU", 1)))
+    count = int(ray.available_resources().get("CPU", 0))
+    if count < 2:  # busy with other work: nothing is gained, and actors might wait for ever
+        yield from process_all(chunks, recipe, parallel=False)
+        return
     environment = {"env_vars": {"TOKENIZERS_PARALLELISM": "false", "MALLOC_ARENA_MAX": "2"}}
-    Remote = ray.remote(num_cpus=1, runtime_env=environment)(Processor)
+    options = {"num_cpus": 1, "max_restarts": 2, "max_task_retries": 2}  # of a lost node
+    Remote = ray.remote(runtime_env=environment, **options)(Processor)
     shared = ray.put(recipe)
     actors = [Remote.remote(shared) for _ in range(count)]
     pending: list[Any] = []

@@ -10,7 +10,8 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.data import dataset
-from raysft.data.dataset import tokenised_set
+from raysft.data.cache import TokenisedSet
+from raysft.data.dataset import TokenDataset, select, tokenised_set
 from raysft.train.model import load_template
 from tests.conftest import Outcome, run_raysft
 
@@ -112,9 +113,24 @@ def test_a_cluster_tokenises_as_one_process_does(
     for name in ("input_ids", "loss_mask", "records"):
         assert np.array_equal(getattr(serial, name), getattr(parallel, name))
     assert serial.counts == parallel.counts
+    assert workers_share(serial) == {(False, False)}
     assert (
         serial.counts.first_bad == f"{path} line 3211: a record is a JSON object, but this is list"
     )
+
+
+def workers_share(tokenised: TokenisedSet) -> set[tuple[bool, bool]]:
+    """(owns its memory, may write to it) for each array that a worker gets: a copy does both."""
+    import ray
+
+    @ray.remote
+    def flags(found: TokenDataset) -> set[tuple[bool, bool]]:
+        arrays = (found.input_ids, found.loss_mask)
+        return {(a.flags.owndata, a.flags.writeable) for a in arrays}
+
+    shared = ray.put(select(tokenised, np.arange(len(tokenised.records))))
+    result: set[tuple[bool, bool]] = ray.get(flags.remote(shared))
+    return result
 
 
 def test_chatml_gives_a_pretrained_model_its_tokens(tiny_model: Path, tmp_path: Path) -> None:
