@@ -6,12 +6,16 @@ from raysft.config.schema import Config
 def equations(config: Config) -> list[tuple[str, str]]:
     """(name, equation) rows. Pure arithmetic: neither data nor model is read."""
     batch, scaling, schedule = config.batch, config.scaling, config.schedule
+    if batch.packing:
+        workers = "1 worker" if scaling.workers == 1 else f"{scaling.workers} workers"
+        share = f"packs of at most {batch.pack_tokens:,} tokens on {workers}"
+    else:
+        share = (
+            f"{scaling.workers} workers x {batch.micro_batch_size} micro-batch x "
+            f"{config.grad_accum_steps} accumulation"
+        )
     rows = [
-        (
-            "global batch",
-            f"{batch.global_batch_size} records = {scaling.workers} workers x "
-            f"{batch.micro_batch_size} micro-batch x {config.grad_accum_steps} accumulation",
-        ),
+        ("global batch", f"{batch.global_batch_size} records = {share}"),
         (
             "tokens a step",
             f"at most {batch.global_batch_size * batch.seq_len:,} = "

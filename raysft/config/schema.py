@@ -58,7 +58,7 @@ class Model(Section):
     init: Literal["pretrained", "scratch"] = "pretrained"
     tokenizer: str | None = None  # hub id, folder or "demo"; default: path
     shape: Shape | None = None  # read by init = "scratch" only
-    attention: Literal["sdpa", "eager"] = "sdpa"
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     activation_checkpointing: bool = False
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
 
@@ -132,8 +132,24 @@ class Data(Section):
 
 class Batch(Section):
     seq_len: Annotated[int, Field(ge=8)] = 512  # tokens
-    micro_batch_size: Count = 1  # records in one forward pass of one worker
     global_batch_size: Count = 32  # records in one optimizer step
+    packing: bool = True  # records end to end, without padding
+    tokens_per_micro_batch: Count | None = None  # of a pack; default micro_batch_size x seq_len
+    micro_batch_size: Count = 1  # records in one forward pass of one worker, when padded
+
+    @property
+    def pack_tokens(self) -> int:
+        """Most tokens of a pack."""
+        return self.tokens_per_micro_batch or self.micro_batch_size * self.seq_len
+
+    @model_validator(mode="after")
+    def check_pack(self) -> "Batch":
+        if self.packing and self.pack_tokens < self.seq_len:
+            raise ValueError(
+                f"tokens_per_micro_batch {self.pack_tokens} is less than seq_len {self.seq_len}: "
+                "a record must fit into a pack"
+            )
+        return self
 
 
 class Optim(Section):
@@ -225,8 +241,14 @@ class Config(Section):
 
     @property
     def grad_accum_steps(self) -> int:
-        """Forward passes of one worker in one optimizer step."""
-        return self.batch.global_batch_size // (self.scaling.workers * self.batch.micro_batch_size)
+        """Forward passes of one worker in one optimizer step; of packs, the most there can be."""
+        batch, workers = self.batch, self.scaling.workers
+        if not batch.packing:
+            return batch.global_batch_size // (workers * batch.micro_batch_size)
+        # Any two packs hold more than one pack's tokens together, or they would be one.
+        tokens = batch.global_batch_size * batch.seq_len
+        packs = min(batch.global_batch_size, max(1, -(-2 * tokens // batch.pack_tokens) - 1))
+        return -(-packs // workers)
 
     @property
     def on_gpu(self) -> bool:
@@ -235,12 +257,15 @@ class Config(Section):
     @model_validator(mode="after")
     def check_sections(self) -> "Config":
         step = self.scaling.workers * self.batch.micro_batch_size
-        if self.batch.global_batch_size % step:
+        if not self.batch.packing and self.batch.global_batch_size % step:
             raise ValueError(
                 f"batch.global_batch_size {self.batch.global_batch_size} is not a multiple of "
                 f"scaling.workers {self.scaling.workers} x batch.micro_batch_size "
                 f"{self.batch.micro_batch_size} = {step}"
             )
+        if self.batch.packing and self.model.attention == "eager":
+            raise ValueError('model.attention "eager" cannot keep packed records apart: set '
+                             'batch.packing = false, or model.attention = "sdpa"')  # fmt: skip
         shape = self.model.shape
         if self.model.init == "scratch" and shape and self.batch.seq_len > shape.n_positions:
             raise ValueError(

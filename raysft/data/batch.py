@@ -1,45 +1,117 @@
-"""Records to padded batches, and the share of a global batch that one rank computes."""
+"""Records to the tensors of a micro-batch, packed or padded, and the share of one rank."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raysft.data.dataset import Indices, TokenDataset
+from raysft.data.pack import pack_for_ranks
 
 
 class Batch(NamedTuple):
-    """B records padded on the right to the longest, T. Padding is told by lengths, not by id."""
+    """One forward pass: B rows of T tokens. A pack is one row of whole records, end to end."""
 
     input_ids: Tensor  # int64 [B, T]
-    attention_mask: Tensor  # bool [B, T], false at padding
-    loss_mask: Tensor  # bool [B, T], true at the tokens whose prediction is trained
+    scored: Tensor  # int64 [m], the tokens that one before them in their record predicts
+    supervised: Tensor  # int64 [n], those of them whose prediction is trained
+    is_supervised: Tensor  # bool [m], which of `scored` these are
+    inputs: dict[str, Any]  # what else the model's forward takes
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
+        inputs = {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            for name, value in self.inputs.items()
+        }
+        tensors = (tensor.to(device, non_blocking=True) for tensor in self[:4])
+        return Batch(*tensors, inputs)  # type: ignore[call-arg,arg-type]
+
+
+def make_batch(
+    input_ids: NDArray[np.int64],
+    scored: NDArray[np.bool_],
+    loss_mask: NDArray[np.bool_],
+    inputs: dict[str, Any],
+) -> Batch:
+    """From arrays [B, T]. Tokens are named by their place in the flattened rows: an index, unlike
+    a mask, lets a GPU go on without being asked how many there are."""
+    supervised = loss_mask & scored
+    return Batch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(np.flatnonzero(scored)),
+        torch.from_numpy(np.flatnonzero(supervised)),
+        torch.from_numpy(supervised[scored]),
+        inputs,
+    )
 
 
 FILLER = -1  # index of a record of one token: it predicts nothing and evens out the ranks
 
 
-def collate(dataset: TokenDataset, indices: Indices) -> Batch:
-    lengths = np.where(indices == FILLER, 1, dataset.lengths[indices])
-    shape = (len(indices), int(lengths.max()))
+def tokens_of(dataset: TokenDataset, index: int) -> tuple[Any, Any]:
+    """Token ids and loss mask of a record or filler."""
+    if index == FILLER:
+        return np.zeros(1, np.int32), np.zeros(1, np.bool_)
+    return dataset.tokens(index), dataset.mask(index)
+
+
+def pack(dataset: TokenDataset, indices: Indices) -> Batch:
+    """Records end to end in one row: positions restart, and attention is told their borders.
+
+    As `borders` for raysft's attention, under transformers' names for flash attention.
+    """
+    records = [tokens_of(dataset, index) for index in indices]
+    lengths = [len(ids) for ids, _ in records]
+    borders = np.cumsum([0, *lengths], dtype=np.int32)
+    positions = np.concatenate([np.arange(length) for length in lengths])
+    ids = np.concatenate([ids for ids, _ in records]).astype(np.int64)
+    mask = np.concatenate([mask for _, mask in records])
+    scored = positions > 0  # what precedes a record's first token is another record
+    cu_seq_lens, longest = torch.from_numpy(borders), max(lengths)
+    inputs = {
+        "position_ids": torch.from_numpy(positions)[None],
+        "borders": borders.tolist(),
+        "cu_seq_lens_q": cu_seq_lens,
+        "cu_seq_lens_k": cu_seq_lens,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }
+    return make_batch(ids[None], scored[None], mask[None], inputs)
+
+
+def pad(dataset: TokenDataset, indices: Indices) -> Batch:
+    """A row a record, padded on the right to the longest. Padding is told by lengths, not by id."""
+    records = [tokens_of(dataset, index) for index in indices]
+    lengths = np.array([len(ids) for ids, _ in records])
+    shape = (len(records), int(lengths.max()))
     input_ids = np.zeros(shape, dtype=np.int64)
     loss_mask = np.zeros(shape, dtype=np.bool_)
-    for row, index in enumerate(indices):
-        if index != FILLER:
-            input_ids[row, : lengths[row]] = dataset.tokens(index)
-            loss_mask[row, : lengths[row]] = dataset.mask(index)
+    for row, (ids, mask) in enumerate(records):
+        input_ids[row, : len(ids)] = ids
+        loss_mask[row, : len(ids)] = mask
     attention_mask = np.arange(shape[1]) < lengths[:, None]
-    return Batch(*map(torch.from_numpy, (input_ids, attention_mask, loss_mask)))
+    scored = attention_mask.copy()
+    scored[:, 0] = False
+    inputs = {"attention_mask": torch.from_numpy(attention_mask)}
+    return make_batch(input_ids, scored, loss_mask, inputs)
 
 
-def rank_batches(
+def packed_batches(
+    dataset: TokenDataset, indices: Indices, *, rank: int, world_size: int, capacity: int
+) -> list[Batch]:
+    """The packs of one rank, of at most `capacity` tokens; every rank gets the same number."""
+    steps = pack_for_ranks(dataset.lengths[indices], capacity, world_size)
+    mine = [indices[packs[rank]] if packs[rank] else np.array([FILLER]) for packs in steps]
+    return [pack(dataset, records) for records in mine]
+
+
+def padded_batches(
     dataset: TokenDataset, indices: Indices, *, rank: int, world_size: int, micro_batch_size: int
 ) -> list[Batch]:
-    """The micro-batches of one rank; every rank gets the same number, with fillers if need be.
+    """The padded micro-batches of one rank; every rank gets the same number, with fillers if need
+    be.
 
     Records of like length share a micro-step, within a rank to save padding and over ranks so
     that none waits; which rank computes a record changes nothing in the summed loss.
@@ -49,6 +121,6 @@ def rank_batches(
     by_length = np.concatenate([by_length, fillers])
     together = world_size * micro_batch_size
     return [
-        collate(dataset, by_length[begin : begin + together][rank::world_size])
+        pad(dataset, by_length[begin : begin + together][rank::world_size])
         for begin in range(0, len(by_length), together)
     ]

@@ -1,5 +1,7 @@
 """What one rank reads of the data at every step."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -10,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysft.config.schema import Config
-from raysft.data.batch import Batch, rank_batches
+from raysft.data.batch import Batch, packed_batches, padded_batches
 from raysft.data.dataset import Indices, TokenDataset, epoch_length, epoch_order, global_batch
 
 
@@ -49,10 +51,24 @@ class RankData:
         dataset = self.heldout if len(self.heldout) else self.train
         return torch.from_numpy(dataset.tokens(0).astype(np.int64))
 
+    def steps(self, first: int, last: int) -> Iterator[StepData]:
+        """The steps from `first` up to `last`, each made while the one before it is computed."""
+        if first >= last:
+            return
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            upcoming = pool.submit(self.at, first)
+            for step in range(first, last):
+                ready = upcoming.result()
+                if step + 1 < last:
+                    upcoming = pool.submit(self.at, step + 1)
+                yield ready
+
     def _share(self, dataset: TokenDataset, indices: Indices, size: int) -> list[Batch]:
-        return rank_batches(
-            dataset, indices, rank=self.rank, world_size=self.world_size, micro_batch_size=size
-        )
+        place = {"rank": self.rank, "world_size": self.world_size}
+        if self.config.batch.packing:
+            capacity = self.config.batch.pack_tokens
+            return packed_batches(dataset, indices, **place, capacity=capacity)
+        return padded_batches(dataset, indices, **place, micro_batch_size=size)
 
     @cached_property
     def _epoch_length(self) -> int:

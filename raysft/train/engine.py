@@ -16,10 +16,10 @@ CPU_MAX_LIVE_PARAMETERS = 100_000_000
 
 def deepspeed_config(config: Config) -> dict[str, Any]:
     """DeepSpeed's own configuration for this run. Pure: no file, environment or device is read."""
-    engine, batch = config.engine, config.batch
+    engine = config.engine
     result: dict[str, Any] = {
-        "train_batch_size": batch.global_batch_size,
-        "train_micro_batch_size_per_gpu": batch.micro_batch_size,
+        # Nominal: train_step() says which micro-batch is the last of a step, and divides by tokens.
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": config.grad_accum_steps,
         "gradient_clipping": config.optim.max_grad_norm,
         "bf16": {"enabled": engine.precision == "bf16"},

@@ -8,6 +8,7 @@ import torch
 from raysft.config.schema import DEMO, Config
 from raysft.data.template import Template, install_template
 from raysft.errors import UserError
+from raysft.train.attention import PACKED, register
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Dropout goes by these names in the configs of transformers' causal LMs.
@@ -110,8 +111,12 @@ def load_model(
     partitioned = config.engine.zero_stage == 3
     alive = HfDeepSpeedConfig(deepspeed_config) if partitioned else None
     torch.manual_seed(config.run.seed)
+    attention: str = config.model.attention
+    if config.batch.packing and attention == "sdpa":
+        register()
+        attention = PACKED
     options = {
-        "attn_implementation": config.model.attention,
+        "attn_implementation": attention,
         "dtype": DTYPES[config.engine.precision],
     }
     if config.model.init == "scratch":

@@ -29,7 +29,8 @@ def train_step(
         group["lr"] = lr
     scale = dist.get_world_size() / supervised_tokens
     nll_sum = torch.zeros((), device=engine.device)
-    for batch in batches:
+    for number, batch in enumerate(batches, start=1):
+        engine.set_gradient_accumulation_boundary(number == len(batches))
         nll = supervised_nll(engine, batch.to(engine.device))
         engine.backward(nll * scale, scale_wrt_gas=False)
         nll_sum += nll.detach()
@@ -65,12 +66,11 @@ def evaluate(engine: Any, batches: Sequence[Batch]) -> EvalResult:
     sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
     for batch in batches:
         on_device = batch.to(engine.device)
-        real = on_device.attention_mask[:, 1:]
-        response = on_device.loss_mask[:, 1:][real]
-        nll = token_nll(engine, on_device, keep=real).double()
-        count = response.numel() - response.sum()
+        nll = token_nll(engine, on_device, on_device.scored).double()
+        response = on_device.is_supervised.double()
+        prompt = 1 - response
         sums += torch.stack(
-            [nll[response].sum(), response.sum().double(), nll[~response].sum(), count.double()]
+            [(nll * response).sum(), response.sum(), (nll * prompt).sum(), prompt.sum()]
         )
     engine.train()
     dist.all_reduce(sums)

@@ -50,9 +50,8 @@ def train_worker(options: dict[str, WorkerJob]) -> dict[str, Any]:
     if not progress.step:
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
-    while progress.step < last:
-        clock.start()
-        batches, tokens, supervised_tokens = data.at(progress.step)
+    clock.start()
+    for batches, tokens, supervised_tokens in data.steps(progress.step, last):
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
         progress.advance(tokens, supervised_tokens, applied=result.applied)
@@ -73,6 +72,7 @@ def train_worker(options: dict[str, WorkerJob]) -> dict[str, Any]:
         if config.checkpoint.every_steps and due(step, config.checkpoint.every_steps, last=last):
             checkpoint.save(engine, job.tokenizer, progress)
             emit({"event": "checkpoint", "step": step})
+        clock.start()
 
     difference = checkpoint.export(engine, job.tokenizer, job.model_dir, data.probe)
     return asdict(progress) | clock.summary() | {"export_logit_difference": difference}

@@ -20,10 +20,13 @@ def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ev
 
 VARIANTS = {
     "stage 1, bf16, accumulation": (
-        ["engine.zero_stage=1", "engine.precision=bf16", "batch.micro_batch_size=2"],
+        ["engine.zero_stage=1", "engine.precision=bf16", "batch.tokens_per_micro_batch=128"],
         0.03,
     ),
-    "stage 3, bf16, accumulation": (["engine.precision=bf16", "batch.micro_batch_size=1"], 0.03),
+    "stage 3, bf16, accumulation": (
+        ["engine.precision=bf16", "batch.tokens_per_micro_batch=128"],
+        0.03,
+    ),
     "stage 2, fp16": (["engine.zero_stage=2", "engine.precision=fp16"], 0.01),
     "everything offloaded, activation checkpointing, eager attention": (
         [
@@ -31,6 +34,7 @@ VARIANTS = {
             "engine.offload_params=true",
             "model.activation_checkpointing=true",
             "model.attention=eager",
+            "batch.packing=false",
         ],
         1e-4,
     ),

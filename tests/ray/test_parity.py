@@ -74,7 +74,15 @@ def expected(tiny_model: Path) -> Any:
     return reference(tiny_model, [epoch[8 * step : 8 * step + 8] for step in range(5)], train)
 
 
-LAYOUTS = {"1x8x1": (1, 8, 1), "1x2x4": (1, 2, 4), "2x2x2": (2, 2, 2)}
+# Workers, and how a step's 8 records (about 240 tokens) are laid out.
+LAYOUTS = {
+    "1x8x1": (1, ["batch.packing=false", "batch.micro_batch_size=8"]),
+    "1x2x4": (1, ["batch.packing=false", "batch.micro_batch_size=2"]),
+    "2x2x2": (2, ["batch.packing=false", "batch.micro_batch_size=2"]),
+    "1 worker, packs of 128": (1, ["batch.tokens_per_micro_batch=128"]),
+    "2 workers, a pack each": (2, ["batch.tokens_per_micro_batch=256"]),
+    "2 workers, packs of 128": (2, ["batch.tokens_per_micro_batch=128"]),
+}
 
 
 @pytest.mark.usefixtures("cluster")
@@ -83,14 +91,10 @@ LAYOUTS = {"1x8x1": (1, 8, 1), "1x2x4": (1, 2, 4), "2x2x2": (2, 2, 2)}
 def test_first_losses_and_gradient_norms_equal_plain_pytorch(
     tiny_model: Path, tmp_path: Path, expected: Any, layout: str, stage: int
 ) -> None:
-    workers, micro_batch_size, accumulation = LAYOUTS[layout]
+    workers, overrides = LAYOUTS[layout]
     config = tiny_config(
-        tiny_model,
-        f"scaling.workers={workers}",
-        f"batch.micro_batch_size={micro_batch_size}",
-        f"engine.zero_stage={stage}",
+        tiny_model, f"scaling.workers={workers}", f"engine.zero_stage={stage}", *overrides
     )
-    assert config.grad_accum_steps == accumulation
     _, events, _ = fit_in(tmp_path, config)
     steps = steps_of(events)
     losses, norms = expected

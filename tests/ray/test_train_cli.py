@@ -77,7 +77,13 @@ def test_metrics_are_one_line_a_log_step(short_run: Outcome, folder: Path) -> No
 
 
 def test_a_person_sees_progress_samples_and_a_table(short_run: Outcome) -> None:
-    for part in ("64 records = 2 workers x 32", "held-out", "instruction", "answer", "tokens/s"):
+    for part in (
+        "64 records = packs of at most 2,048 tokens on 2 workers",
+        "held-out",
+        "instruction",
+        "answer",
+        "tokens/s",
+    ):
         assert part in short_run.stderr
     assert "Traceback" not in short_run.stderr
     assert "Warning" not in short_run.stderr

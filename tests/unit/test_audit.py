@@ -2,7 +2,6 @@
 
 import copy
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import pytest
 from raysft.config.load import load_config
 from raysft.data.audit import audit, histogram
 from raysft.data.dataset import prepare
-from raysft.data.pack import packed_bins
 from raysft.data.template import install_template
 
 
@@ -162,19 +160,3 @@ def test_numbers_by_hand(tokenizer: Any, tmp_path: Path) -> None:
 def test_histogram_counts_every_record_once() -> None:
     bins = histogram({"prompt": np.array([0, 8, 9, 16, 17]), "response": np.array([64])})
     assert bins == {"up_to": [8, 16, 32, 64], "prompt": [2, 2, 1, 0], "response": [0, 0, 0, 1]}
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_packed_bins_against_packing_record_by_record(seed: int) -> None:
-    source = random.Random(seed)
-    capacity = source.choice([10, 64, 512])
-    lengths = [source.randint(1, source.choice([5, capacity])) for _ in range(300)]
-    room: list[int] = []
-    for length in sorted((min(n, capacity) for n in lengths), reverse=True):
-        fitting = [index for index, left in enumerate(room) if left >= length]
-        if fitting:
-            room[min(fitting, key=lambda index: room[index])] -= length
-        else:
-            room.append(capacity - length)
-    found = packed_bins(np.minimum(np.array(lengths), capacity), capacity)
-    assert found == len(room)

@@ -64,7 +64,8 @@ def test_a_number_in_quotes_is_not_a_number() -> None:
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("batch.global_batch_size=33", "33 is not a multiple of scaling.workers 2 x batch.micro"),
+        ("batch.tokens_per_micro_batch=511", "511 is less than seq_len 512"),
+        ("model.attention=eager", 'set batch.packing = false, or model.attention = "sdpa"'),
         ("batch.seq_len=1024", "batch.seq_len 1024 is past model.shape.n_positions 512"),
         ("model.shape.n_head=3", "n_embd 128 is not a multiple of n_head 3"),
         ("engine.offload_params=true", None),
@@ -136,9 +137,13 @@ def test_config_is_frozen() -> None:
         load_config("gpt2").optim.lr = 1.0  # type: ignore[misc]
 
 
-def test_accumulation_is_derived() -> None:
-    config = load_config("gpt2-tiny-cpu", ["batch.micro_batch_size=2"])
+def test_padded_micro_batches_divide_the_global_batch() -> None:
+    padded = ["batch.packing=false", "batch.micro_batch_size=2"]
+    config = load_config("gpt2-tiny-cpu", padded)
     assert config.grad_accum_steps == config.batch.global_batch_size // (2 * 2)
+    assert "33 is not a multiple of scaling.workers 2 x batch.micro" in error_of(
+        "batch.global_batch_size=33", *padded
+    )
 
 
 def test_preset_files_are_all_loaded() -> None:

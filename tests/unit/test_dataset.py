@@ -12,7 +12,7 @@ import pytest
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.data import cache
-from raysft.data.batch import rank_batches
+from raysft.data.batch import packed_batches, padded_batches
 from raysft.data.dataset import (
     Prepared,
     TokenDataset,
@@ -305,27 +305,46 @@ def flat(records: list[tuple[int, int]]) -> TokenDataset:
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("micro_batch_size", [1, 2, 4])
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("packed", [False, True])
 def test_ranks_share_a_batch_without_loss_or_repetition(
-    world_size: int, micro_batch_size: int
+    world_size: int, size: int, packed: bool
 ) -> None:
+    """`size` records in a padded micro-batch, or the tokens of `size` of the longest in a pack."""
     lengths = [3, 9, 5, 4, 8, 7, 6]
     dataset = flat([(n, 2) for n in lengths])
-    shares = [
-        rank_batches(
-            dataset,
-            np.arange(len(lengths)),
-            rank=rank,
-            world_size=world_size,
-            micro_batch_size=micro_batch_size,
-        )
-        for rank in range(world_size)
-    ]
+    shares = []
+    for rank in range(world_size):
+        place = {"rank": rank, "world_size": world_size}
+        indices = np.arange(len(lengths))
+        if packed:
+            shares.append(packed_batches(dataset, indices, **place, capacity=9 * size))
+        else:
+            shares.append(padded_batches(dataset, indices, **place, micro_batch_size=size))
     assert len({len(share) for share in shares}) == 1
     batches = [batch for share in shares for batch in share]
-    assert all(len(b.input_ids) <= micro_batch_size for b in batches)
-    real = [int(n) for b in batches for n in b.attention_mask.sum(1)]
-    assert sorted(n for n in real if n > 1) == sorted(lengths)
-    assert sum(int(b.loss_mask.sum()) for b in batches) == 2 * len(lengths)
+    found: list[int] = []
     for batch in batches:
-        assert not (batch.loss_mask & ~batch.attention_mask).any()
+        if packed:
+            assert batch.input_ids.shape[0] == 1
+            assert batch.input_ids.numel() <= 9 * size
+            found += batch.inputs["cu_seq_lens_q"].diff().tolist()
+        else:
+            assert len(batch.input_ids) <= size
+            found += batch.inputs["attention_mask"].sum(1).tolist()
+    assert sorted(n for n in found if n > 1) == sorted(lengths)
+    assert sum(len(b.supervised) for b in batches) == 2 * len(lengths)
+    assert sum(len(b.scored) for b in batches) == sum(lengths) - len(lengths)
+    for batch in batches:
+        assert batch.scored[batch.is_supervised].equal(batch.supervised)
+
+
+def test_a_pack_restarts_positions_and_scores_no_first_token() -> None:
+    (batch,) = packed_batches(
+        flat([(3, 3), (2, 1)]), np.arange(2), rank=0, world_size=1, capacity=8
+    )
+    assert batch.input_ids.tolist() == [[3, 3, 3, 2, 2]]
+    assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert batch.inputs["cu_seq_lens_q"].tolist() == [0, 3, 5]
+    assert batch.inputs["borders"] == [0, 3, 5]
+    assert batch.scored.tolist() == batch.supervised.tolist() == [1, 2, 4]

@@ -12,13 +12,14 @@ def deepspeed(*overrides: str) -> dict[str, Any]:
     return deepspeed_config(load_config("gpt2-tiny-cpu", overrides))
 
 
-def test_batch_sizes_multiply() -> None:
-    config = deepspeed("batch.micro_batch_size=2", "batch.global_batch_size=24")
-    micro, accumulation = (
-        config["train_micro_batch_size_per_gpu"],
-        config["gradient_accumulation_steps"],
-    )
-    assert (micro, accumulation, config["train_batch_size"]) == (2, 6, 24)
+def test_accumulation_steps_are_counted_or_bounded() -> None:
+    """Packs of 512 tokens: 24 records of at most 512 tokens may need a pack each."""
+    padded = ("batch.packing=false", "batch.micro_batch_size=2", "batch.global_batch_size=24")
+    assert deepspeed(*padded)["gradient_accumulation_steps"] == 6
+    packed = ("batch.tokens_per_micro_batch=512", "batch.global_batch_size=24")
+    assert deepspeed(*packed)["gradient_accumulation_steps"] == 12
+    all_in_one = ("batch.tokens_per_micro_batch=12288", "batch.global_batch_size=24")
+    assert deepspeed(*all_in_one)["gradient_accumulation_steps"] == 1
 
 
 def test_clipping_is_a_number() -> None:
@@ -37,7 +38,7 @@ def test_precision_is_exactly_one(precision: str) -> None:
 def test_half_precision_gradients_accumulate_in_fp32_under_zero() -> None:
     bf16, summed = "engine.precision=bf16", "batch.global_batch_size=128"
     assert deepspeed(bf16, summed)["data_types"] == {"grad_accum_dtype": "fp32"}
-    assert "data_types" not in deepspeed(bf16)
+    assert "data_types" not in deepspeed(bf16, "batch.tokens_per_micro_batch=32768")
     assert "data_types" not in deepspeed(summed)
 
 

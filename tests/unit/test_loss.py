@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from raysft.data.batch import Batch
+from raysft.data.batch import Batch, make_batch
+from raysft.train import loss
 from raysft.train.loss import supervised_nll, token_nll
 
 
@@ -21,33 +23,43 @@ def model() -> Any:
 def batch() -> Batch:
     generator = torch.Generator().manual_seed(1)
     input_ids = torch.randint(0, 50, (3, 12), generator=generator)
-    lengths, prompts = torch.tensor([[12], [7], [9]]), torch.tensor([[5], [2], [8]])
-    position = torch.arange(12)
-    attention_mask = position < lengths
-    return Batch(input_ids, attention_mask, attention_mask & (position >= prompts))
+    return masked(input_ids, lengths=[12, 7, 9], prompts=[5, 2, 8])
+
+
+def masked(input_ids: torch.Tensor, lengths: list[int], prompts: list[int]) -> Batch:
+    position = np.arange(input_ids.shape[1])
+    attention_mask = position < np.array(lengths)[:, None]
+    scored = attention_mask & (position > 0)
+    supervised = scored & (position >= np.array(prompts)[:, None])
+    inputs = {"attention_mask": torch.from_numpy(attention_mask)}
+    return make_batch(input_ids.numpy(), scored, supervised, inputs)
 
 
 def reference_loss(model: Any, batch: Batch) -> torch.Tensor:
     """transformers' own mean loss, with -100 where nothing is supervised."""
-    labels = batch.input_ids.masked_fill(~batch.loss_mask, -100)
-    return model(batch.input_ids, attention_mask=batch.attention_mask.long(), labels=labels).loss
+    labels = torch.full_like(batch.input_ids, -100).flatten()
+    labels[batch.supervised] = batch.input_ids.flatten()[batch.supervised]
+    labels = labels.view_as(batch.input_ids)
+    mask = batch.inputs["attention_mask"].long()
+    return model(batch.input_ids, attention_mask=mask, labels=labels).loss
 
 
 def test_mean_loss_equals_transformers(model: Any, batch: Batch) -> None:
-    ours = supervised_nll(model, batch) / batch.loss_mask[:, 1:].sum()
+    ours = supervised_nll(model, batch) / len(batch.supervised)
     torch.testing.assert_close(ours, reference_loss(model, batch), rtol=1e-6, atol=1e-6)
 
 
 def test_gradients_equal_transformers(model: Any, batch: Batch) -> None:
     parameters = list(model.parameters())
-    ours = supervised_nll(model, batch) / batch.loss_mask[:, 1:].sum()
+    ours = supervised_nll(model, batch) / len(batch.supervised)
     expected = torch.autograd.grad(reference_loss(model, batch), parameters)
     for found, wanted in zip(torch.autograd.grad(ours, parameters), expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_padding_changes_nothing(model: Any, batch: Batch) -> None:
-    longer = Batch(*(torch.nn.functional.pad(tensor, (0, 6)) for tensor in batch))
+    ids = torch.nn.functional.pad(batch.input_ids, (0, 6))
+    longer = masked(ids, lengths=[12, 7, 9], prompts=[5, 2, 8])
     torch.testing.assert_close(supervised_nll(model, batch), supervised_nll(model, longer))
 
 
@@ -56,7 +68,7 @@ def test_head_sees_supervised_positions_only(model: Any, batch: Batch) -> None:
     hook = model.lm_head.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
     supervised_nll(model, batch)
     hook.remove()
-    assert [tuple(shape) for shape in seen] == [(1, int(batch.loss_mask.sum()), 16)]
+    assert [tuple(shape) for shape in seen] == [(1, len(batch.supervised), 16)]
 
 
 def test_the_model_is_left_as_it_was(model: Any, batch: Batch) -> None:
@@ -65,7 +77,7 @@ def test_the_model_is_left_as_it_was(model: Any, batch: Batch) -> None:
 
 
 def test_a_batch_without_targets_gives_a_zero_that_backpropagates(model: Any, batch: Batch) -> None:
-    empty = batch._replace(loss_mask=torch.zeros_like(batch.loss_mask))
+    empty = batch._replace(supervised=batch.supervised[:0])
     nll = supervised_nll(model, empty)
     nll.backward()
     assert nll.item() == 0.0
@@ -73,9 +85,41 @@ def test_a_batch_without_targets_gives_a_zero_that_backpropagates(model: Any, ba
 
 
 def test_prompt_and_response_sum_to_all(model: Any, batch: Batch) -> None:
-    real = batch.attention_mask[:, 1:]
-    nll = token_nll(model, batch, keep=real)
-    response = batch.loss_mask[:, 1:][real]
-    torch.testing.assert_close(nll[response].sum(), supervised_nll(model, batch))
-    unmasked = batch._replace(loss_mask=batch.attention_mask)
+    nll = token_nll(model, batch, batch.scored)
+    torch.testing.assert_close(nll[batch.is_supervised].sum(), supervised_nll(model, batch))
+    unmasked = batch._replace(supervised=batch.scored)
     torch.testing.assert_close(nll.sum(), supervised_nll(model, unmasked))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 1000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_chunks_change_neither_loss_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch, rows: int, bias: bool
+) -> None:
+    """Against autograd through the whole matrix of logits."""
+    generator = torch.Generator().manual_seed(2)
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 50 * rows)
+    hidden = torch.randn(7, 16, generator=generator, requires_grad=True)
+    weight = torch.randn(50, 16, generator=generator, requires_grad=True)
+    extra = torch.randn(50, generator=generator, requires_grad=True) if bias else None
+    targets = torch.randint(0, 50, (7,), generator=generator)
+    inputs = [hidden, weight, *([extra] if bias else [])]
+    logits = torch.nn.functional.linear(hidden, weight, extra)
+    expected = 3 * torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    found = 3 * loss.SummedNLL.apply(hidden, weight, extra, targets)
+    torch.testing.assert_close(found, expected)
+    grads = torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs)
+    for ours, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_logits_that_are_changed_after_the_head_are_not_chunked(model: Any, batch: Batch) -> None:
+    """A soft cap, as Gemma 2 has, must stay in force."""
+    whole = supervised_nll(model, batch)
+    model.config.final_logit_softcapping = 30.0
+    try:
+        assert not loss.has_plain_head(model)
+        torch.testing.assert_close(supervised_nll(model, batch), whole)
+    finally:
+        del model.config.final_logit_softcapping
+    assert loss.has_plain_head(model)

@@ -1,0 +1,86 @@
+"""What every contender shares: the records, their order, and how a result is measured.
+
+Nothing here is imported from raysft: the peers stand on their own feet.
+"""
+
+import argparse
+import json
+import random
+import resource
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EVAL_RECORDS = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    model: Path  # Hugging Face folder: the same weights for all
+    data: Path  # JSON list with `instruction`, `input`, `response`
+    seq_len: int
+    records_per_step: int
+    steps: int
+    learning_rate: float
+    output: Path  # the trained model goes here
+
+
+def read_task(description: str) -> tuple[Task, argparse.Namespace]:
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("task", type=Path, help="JSON file written by run.py")
+    parser.add_argument("--packed", action="store_true")
+    parser.add_argument("--best", action="store_true")
+    arguments = parser.parse_args()
+    raw = json.loads(arguments.task.read_text())
+    paths = {key: Path(raw[key]) for key in ("model", "data", "output")}
+    return Task(**raw | paths), arguments
+
+
+def split(data: Path, count: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
+    """`count` training records in the order in which all contenders see them, and the held-out."""
+    records = json.loads(data.read_text())
+    random.Random(0).shuffle(records)
+    return records[EVAL_RECORDS : EVAL_RECORDS + count], records[:EVAL_RECORDS]
+
+
+def prompt_of(record: dict[str, str]) -> str:
+    given = f"\n{record['input']}" if record["input"].strip() else ""
+    return f"{record['instruction']}{given}\n"
+
+
+def encode(tokenizer: Any, record: dict[str, str], seq_len: int) -> tuple[list[int], int]:
+    """Token ids, and how many of them are prompt."""
+    prompt = tokenizer(prompt_of(record))["input_ids"]
+    response = [*tokenizer(record["response"])["input_ids"], tokenizer.eos_token_id]
+    return (prompt + response)[:seq_len], len(prompt)
+
+
+def count_tokens(task: Task, tokenizer: Any) -> tuple[int, int]:
+    """Tokens of all training records and how many are supervised: the same for every contender."""
+    train, _ = split(task.data, task.records_per_step * task.steps)
+    encoded = [encode(tokenizer, record, task.seq_len) for record in train]
+    return sum(len(ids) for ids, _ in encoded), sum(len(ids) - prompt for ids, prompt in encoded)
+
+
+def heldout_loss(folder: Path, task: Task) -> float:
+    """Mean NLL of the held-out responses by transformers in fp32, a record at a time."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    nll, count = 0.0, 0
+    for record in split(task.data, 0)[1]:
+        ids, prompt = encode(tokenizer, record, task.seq_len)
+        labels = torch.tensor([[-100] * prompt + ids[prompt:]])
+        with torch.no_grad():
+            loss = model(torch.tensor([ids]), labels=labels).loss
+        nll += loss.item() * (len(ids) - prompt)
+        count += len(ids) - prompt
+    return nll / count
+
+
+def report(step_times_s: list[float], **more: Any) -> None:
+    """The last line of a contender's output."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+    print(json.dumps({"step_times_s": step_times_s, "peak_memory_gib": peak} | more))

@@ -1,0 +1,57 @@
+"""TRL's SFTTrainer on a CPU: as it comes, with --packed packing, with --best bf16 weights too."""
+
+import time
+
+from common import prompt_of, read_task, report, split
+from datasets import Dataset
+from transformers import AutoTokenizer, TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+
+class Clock(TrainerCallback):
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_step_begin(self, *_: object, **__: object) -> None:
+        self.started = time.perf_counter()
+
+    def on_step_end(self, *_: object, **__: object) -> None:
+        self.times.append(time.perf_counter() - self.started)
+
+
+def main() -> None:
+    task, arguments = read_task(__doc__)
+    train, _ = split(task.data, task.records_per_step * task.steps)
+    rows = [{"prompt": prompt_of(r), "completion": r["response"]} for r in train]
+    packed = arguments.packed or arguments.best
+    config = SFTConfig(
+        output_dir=str(task.output),
+        use_cpu=True,
+        bf16=True,
+        max_length=task.seq_len,
+        per_device_train_batch_size=1 if packed else task.records_per_step,
+        packing=packed,
+        num_train_epochs=1,
+        learning_rate=task.learning_rate,
+        lr_scheduler_type="constant",
+        save_strategy="no",
+        logging_steps=1,
+        report_to="none",
+        model_init_kwargs={"dtype": "bfloat16"} if arguments.best else None,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(task.model)
+    tokenizer.pad_token = tokenizer.eos_token
+    clock = Clock()
+    trainer = SFTTrainer(
+        str(task.model),
+        config,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        callbacks=[clock],
+    )
+    trainer.train()
+    trainer.save_model(str(task.output))
+    report(clock.times)
+
+
+main()

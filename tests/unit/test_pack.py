@@ -1,0 +1,135 @@
+"""Packs of records, and that a pack computes what its records compute alone."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+
+from raysft.data.batch import Batch, pack, pad
+from raysft.data.dataset import TokenDataset
+from raysft.data.pack import pack_for_ranks, packed_bins
+from raysft.train.attention import PACKED, register
+from raysft.train.loss import supervised_nll, token_nll
+
+VOCABULARY = 61
+SHAPES = {
+    "gpt2": GPT2Config(
+        vocab_size=VOCABULARY, n_layer=2, n_embd=32, n_head=4, n_positions=64, resid_pdrop=0.0,
+        embd_pdrop=0.0, attn_pdrop=0.0,
+    ),
+    "llama": LlamaConfig(  # grouped queries, rotary positions
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    ),
+}  # fmt: skip
+
+
+@given(
+    lengths=st.lists(st.integers(1, 64), min_size=1, max_size=60),
+    world_size=st.integers(1, 5),
+    capacity=st.integers(64, 256),
+)
+def test_packs_hold_every_record_once_and_are_alike(
+    lengths: list[int], world_size: int, capacity: int
+) -> None:
+    array = np.array(lengths)
+    steps = pack_for_ranks(array, capacity, world_size)
+    assert all(len(packs) == world_size for packs in steps)
+    flat = [record for packs in steps for records in packs for record in records]
+    assert sorted(flat) == list(range(len(lengths)))
+    sums = [sum(lengths[r] for r in records) for packs in steps for records in packs]
+    assert max(sums) <= capacity
+    assert pack_for_ranks(array, capacity, world_size) == steps
+    # No pack has more work than the least by more than one record.
+    assert max(sums) - min(sums) <= 2 * max(lengths)
+
+
+def test_real_lengths_fill_the_packs() -> None:
+    """About 140 tokens a record: packs are nearly full, and two ranks have nearly equal work."""
+    source = random.Random(0)
+    lengths = np.array([min(1024, int(source.lognormvariate(4.7, 0.7)) + 8) for _ in range(256)])
+    steps = pack_for_ranks(lengths, 2048, 2)
+    assert len(steps) * 2 * 2048 < 1.15 * lengths.sum() + 2 * 2048
+    shares = [sum(lengths[r] for packs in steps for r in packs[rank]) for rank in (0, 1)]
+    assert max(shares) / min(shares) < 1.02
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_packed_bins_against_packing_record_by_record(seed: int) -> None:
+    source = random.Random(seed)
+    capacity = source.choice([10, 64, 512])
+    lengths = [source.randint(1, source.choice([5, capacity])) for _ in range(300)]
+    room: list[int] = []
+    for length in sorted((min(n, capacity) for n in lengths), reverse=True):
+        fitting = [index for index, left in enumerate(room) if left >= length]
+        if fitting:
+            room[min(fitting, key=lambda index: room[index])] -= length
+        else:
+            room.append(capacity - length)
+    found = packed_bins(np.minimum(np.array(lengths), capacity), capacity)
+    assert found == len(room)
+
+
+@pytest.fixture(scope="module")
+def records() -> TokenDataset:
+    """Five records; their prompts are not trained."""
+    lengths = np.array([5, 17, 2, 30, 9])
+    supervised = np.array([3, 8, 1, 20, 9])
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, lengths.sum()).astype(np.int32)
+    mask = np.concatenate([np.arange(n) >= n - s for n, s in zip(lengths, supervised, strict=True)])
+    starts = np.cumsum(lengths) - lengths
+    return TokenDataset(ids, mask, starts, lengths, supervised, np.zeros(5, np.uint16))
+
+
+@pytest.fixture(scope="module", params=SHAPES)
+def models(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+    """The same weights, with attention for packs and with transformers' own."""
+    register()
+    torch.manual_seed(0)
+    plain = AutoModelForCausalLM.from_config(SHAPES[request.param], attn_implementation="eager")
+    packed = AutoModelForCausalLM.from_config(SHAPES[request.param], attn_implementation=PACKED)
+    packed.load_state_dict(plain.state_dict())
+    return packed.train(), plain.train()
+
+
+def loss_and_gradients(model: Any, batches: list[Batch]) -> tuple[float, list[torch.Tensor]]:
+    model.zero_grad()
+    total = 0.0
+    for batch in batches:
+        nll = supervised_nll(model, batch)
+        nll.backward()
+        total += nll.item()
+    return total, [p.grad.clone() for p in model.parameters()]
+
+
+def test_packed_equals_padded_equals_alone(models: tuple[Any, Any], records: TokenDataset) -> None:
+    packed, plain = models
+    everything = np.arange(5)
+    alone = [pad(records, np.array([index])) for index in everything]
+    wanted, wanted_grads = loss_and_gradients(plain, alone)
+    ways = [
+        (packed, [pack(records, everything)]),
+        (packed, [pack(records, np.array([3, 0])), pack(records, np.array([4, 1, 2]))]),
+        (plain, [pad(records, everything)]),
+    ]
+    for model, batches in ways:
+        found, grads = loss_and_gradients(model, batches)
+        assert found == pytest.approx(wanted, rel=1e-5)
+        for ours, expected in zip(grads, wanted_grads, strict=True):
+            torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_neighbour_changes_no_token(models: tuple[Any, Any], records: TokenDataset) -> None:
+    packed, _ = models
+    with torch.no_grad():
+        both = pack(records, np.array([1, 3]))
+        alone = pack(records, np.array([3]))
+        nll = token_nll(packed, both, both.scored)
+        torch.testing.assert_close(
+            nll[-29:], token_nll(packed, alone, alone.scored), rtol=1e-5, atol=1e-5
+        )
