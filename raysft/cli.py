@@ -181,7 +181,7 @@ def stats(
     resolved = load_config(config, [*overrides, "data.on_bad_record=skip"])
     template = load_template(resolved)
     try:
-        prepared = prepare(resolved, template, start_ray)
+        prepared = prepare(resolved, template, lambda: start_ray(resolved))
     finally:
         shut_down_ray()
     facts = audit(resolved, template, prepared)

@@ -3,19 +3,70 @@
 import logging
 import os
 import sys
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TextIO, TypeVar, cast
+
+from raysft.config.schema import Config
+
+T = TypeVar("T")
+# What Ray Train logs every second where there is no dashboard to ask for its controller.
+NOISE = "Failed to query Ray Train Controller actor state"
+
+
+class WithoutNoise:
+    """A stream that leaves out lines of `NOISE`; whatever else is asked of it the stream does."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.dropped = False
+
+    def write(self, text: str) -> int:
+        if NOISE in text or (self.dropped and text == "\n"):
+            self.dropped = not text.endswith("\n")
+            return len(text)
+        self.dropped = False
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
 
 EMBEDDED = "RAY_ADDRESS" not in os.environ  # `ray job submit` sets it for the jobs of a cluster
 
 
-def local_resources() -> dict[str, float]:
+def local_resources(config: Config) -> dict[str, float]:
     """What an embedded Ray will offer, known without starting it."""
-    import torch
+    resources = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": 0.0}
+    if config.on_gpu:
+        import torch
 
-    return {"CPU": len(os.sched_getaffinity(0)), "GPU": torch.cuda.device_count()}
+        resources["GPU"] = torch.cuda.device_count()
+    return resources
 
 
-def start_ray() -> None:
+def worker_environment(config: Config) -> dict[str, str]:
+    """Set before a worker starts, because these are read when a library is loaded."""
+    if config.on_gpu:
+        return {}
+    return {
+        "DS_ACCELERATOR": "cpu",
+        # glibc gives each thread a heap of its own, which for large models costs gigabytes.
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def missing_environment(config: Config) -> dict[str, str]:
+    """What Ray must set for the workers: nothing where they inherit it from this process.
+
+    Workers with an environment of their own cannot use the processes that Ray has ready.
+    """
+    wanted = worker_environment(config)
+    inherited = EMBEDDED and all(os.environ.get(name) == value for name, value in wanted.items())
+    return {} if inherited else wanted
+
+
+def start_ray(config: Config) -> None:
     """Join the cluster this job was submitted to, or start one inside this process, once."""
     import ray
 
@@ -23,14 +74,35 @@ def start_ray() -> None:
         return
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if EMBEDDED:
+        os.environ.update(worker_environment(config))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {
             "address": "local",
-            # Ray Train asks the dashboard's API for its actors, and logs every second without it.
-            "include_dashboard": True,
-            "num_cpus": local_resources()["CPU"],
+            # Ten processes that nobody looks at: seconds of start-up and half a gigabyte.
+            "include_dashboard": False,
+            "num_cpus": int(local_resources(config)["CPU"]),
         }
+        sys.stdout = cast(TextIO, WithoutNoise(sys.stdout))
+        sys.stderr = cast(TextIO, WithoutNoise(sys.stderr))
     ray.init(**options)
+
+
+def start_ray_beside(config: Config, work: Callable[[Callable[[], None]], T]) -> T:
+    """Start Ray while `work` imports and reads in a thread; the result of `work`.
+
+    `work` gets a function that waits until Ray is there. In this order, because Ray's processes
+    end with the thread that starts them.
+    """
+    there: Future[None] = Future()
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        working = pool.submit(work, there.result)
+        try:
+            start_ray(config)
+            there.set_result(None)
+        except BaseException as error:
+            there.set_exception(error)
+            raise
+        return working.result()
 
 
 def shut_down_ray() -> None:

@@ -17,11 +17,14 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
+from raysft.cluster import missing_environment
+from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared, epoch_length
 from raysft.errors import RunError, UserError
-from raysft.train.metrics import Emit, Event
-from raysft.train.worker import WorkerJob, train_worker
+from raysft.events import Emit, Event
+from raysft.train.entry import train_entry
+from raysft.train.worker import WorkerJob
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,15 @@ def fit(
         config=config,
         hf_config=hf_config,
         tokenizer=tokenizer,
-        train=ray.put(prepared.train),
-        heldout=ray.put(prepared.heldout),
         total_steps=total_steps(config, epoch_length(prepared.train)),
         model_dir=run_dir.resolve() / "model",
-        events=events,
     )
+    options = {
+        "job": ray.cloudpickle.dumps(job),
+        "train": ray.put(prepared.train),
+        "heldout": ray.put(prepared.heldout),
+        "events": events,
+    }
     emit({"event": "plan", "total_steps": job.total_steps})
     starts = 0
 
@@ -70,7 +76,7 @@ def fit(
                 emit({"event": "warning", "message": f"workers were restarted, {starts - 1} times"})
         emit(event)
 
-    future = in_thread(make_trainer(config, job, run_dir).fit)
+    future = in_thread(make_trainer(config, options, run_dir).fit)
     while not future.done() or not events.empty():
         with suppress(Empty):
             forward(events.get(timeout=0.5))
@@ -98,14 +104,14 @@ def in_thread(call: Callable[[], Any]) -> Future[Any]:
     return future
 
 
-def make_trainer(config: Config, job: WorkerJob, run_dir: Path) -> TorchTrainer:
+def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> TorchTrainer:
     scaling = config.scaling
     resources = {"CPU": scaling.cpus_per_worker}
     if config.on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
     return TorchTrainer(
-        train_worker,
-        train_loop_config={"job": job},
+        train_entry,
+        train_loop_config=options,
         torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers, use_gpu=config.on_gpu, resources_per_worker=resources
@@ -115,41 +121,9 @@ def make_trainer(config: Config, job: WorkerJob, run_dir: Path) -> TorchTrainer:
             storage_path=str(run_dir.resolve()),
             failure_config=FailureConfig(max_failures=scaling.max_failures),
             checkpoint_config=CheckpointConfig(num_to_keep=config.checkpoint.keep),
-            worker_runtime_env={"env_vars": worker_environment(config)},
+            worker_runtime_env={"env_vars": missing_environment(config)},
         ),
     )
-
-
-def worker_environment(config: Config) -> dict[str, str]:
-    """Set before a worker starts, because these are read when a library is loaded."""
-    if config.on_gpu:
-        return {}
-    return {
-        "DS_ACCELERATOR": "cpu",
-        # glibc gives each thread a heap of its own, which for large models costs gigabytes.
-        "MALLOC_ARENA_MAX": "2",
-    }
-
-
-def require_resources(config: Config, available: dict[str, float]) -> None:
-    """Raises UserError at once where Ray would wait for ever for workers that cannot be placed."""
-    scaling = config.scaling
-    needs = {
-        "CPU": (scaling.workers * scaling.cpus_per_worker, "scaling.cpus_per_worker"),
-        "GPU": (scaling.workers * scaling.gpus_per_worker, "scaling.gpus_per_worker"),
-    }
-    for kind, (need, key) in needs.items():
-        has = int(available.get(kind, 0))
-        if need > has:
-            advice = "lower scaling.workers or " + key
-            if kind == "GPU":
-                advice = (
-                    "train on the CPU with scaling.gpus_per_worker = 0, or lower scaling.workers"
-                )
-            raise UserError(
-                f"too few {kind}s: {scaling.workers} workers x {need // scaling.workers} need "
-                f"{need}, and the cluster has {has}: {advice}"
-            )
 
 
 def explain_failure(error: TrainingFailedError) -> Exception:

@@ -14,13 +14,18 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from raysft import rundir
-from raysft.cluster import EMBEDDED, local_resources, shut_down_ray, start_ray
+from raysft.cluster import EMBEDDED, local_resources, shut_down_ray, start_ray_beside
+from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.train.metrics import Emit, Event, jsonl_writer, tensorboard_writer, without
+from raysft.events import Emit, Event, jsonl_writer, tensorboard_writer, without
+
+if TYPE_CHECKING:
+    from raysft.data.dataset import Prepared
+    from raysft.data.template import Template
 
 
 def main(run_json: str) -> int:
@@ -93,25 +98,41 @@ def fan_out(config: Config, run_dir: Path, events: TextIO) -> Emit:
     return emit
 
 
-def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
-    """Data, model config and tokenizer first: a mistake in them costs seconds, not a cluster."""
-    from raysft import driver
+class Inputs(NamedTuple):
+    template: "Template"
+    hf_config: Any
+    prepared: "Prepared"
+    facts: dict[str, Any]  # of the audit
+
+
+def read_inputs(config: Config, emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
+    """Tokenizer, model config and data. Raises UserError."""
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
-    from raysft.samples import finish_model
     from raysft.train.model import load_model_config, load_template
 
-    if EMBEDDED:
-        driver.require_resources(config, local_resources())
     emit({"event": "status", "message": f"loading tokenizer {config.model.tokenizer_path}"})
     template = load_template(config)
     hf_config = load_model_config(config, template)
     emit({"event": "status", "message": "reading data"})
-    prepared = prepare(config, template, start_ray)
+    prepared = prepare(config, template, ray_is_there)
     facts = audit(config, template, prepared)
     emit({"event": "data", **facts})
+    from raysft import driver, samples  # noqa: F401 (imported here while Ray starts)
+
+    return Inputs(template, hf_config, prepared, facts)
+
+
+def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
+    if EMBEDDED:
+        require_resources(config, local_resources(config))
     emit({"event": "status", "message": "starting Ray"})
-    start_ray()
+    template, hf_config, prepared, facts = start_ray_beside(
+        config, lambda ray_is_there: read_inputs(config, emit, ray_is_there)
+    )
+    from raysft import driver
+    from raysft.samples import finish_model
+
     emit({"event": "status", "message": "starting workers"})
     observed: dict[str, Any] = {}
     last: dict[str, Any] = {}

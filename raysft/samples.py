@@ -8,8 +8,8 @@ import numpy as np
 
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
+from raysft.events import Emit
 from raysft.generate import answer, load
-from raysft.train.metrics import Emit
 
 MAX_NEW_TOKENS = 256
 

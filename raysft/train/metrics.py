@@ -1,21 +1,15 @@
-"""From step results to reduced plain numbers, and from there to files."""
+"""From step results to reduced plain numbers."""
 
-import json
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 
 from raysft.errors import RunError
+from raysft.events import Event
 from raysft.train.perf import peak_memory_gib, percentile
 from raysft.train.step import StepResult
-
-Event = dict[str, Any]
-Emit = Callable[[Event], None]
 
 
 def due(step: int, every: int, *, last: int) -> bool:
@@ -103,59 +97,3 @@ class Window:
 def rate(counts: list[int], applied: list[bool], seconds: list[float]) -> float | None:
     total = sum(count for count, ok in zip(counts, applied, strict=True) if ok)
     return total / sum(seconds) if seconds else None
-
-
-class Writer(Protocol):
-    def __call__(self, event: Event) -> None: ...
-
-
-def jsonl_writer(path: Path) -> Writer:
-    """Appends the metrics of each log step and evaluation.
-
-    Workers that start again, at the step of their checkpoint or at 0, repeat what came after it:
-    those lines are dropped.
-    """
-
-    def write(event: Event) -> None:
-        if event["event"] == "started":
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if event["step"] and step_of(line) <= event["step"]]
-            path.write_text("".join(line + "\n" for line in kept))
-        elif event["event"] == "metrics":
-            with path.open("a") as file:
-                file.write(json.dumps(without(event, "event")) + "\n")
-
-    return write
-
-
-def step_of(line: str) -> float:
-    """The step of a metrics line; infinite for one that a crash or a full disk cut short."""
-    try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
-
-
-def tensorboard_writer(folder: Path) -> Writer:
-    """The same numbers as scalars."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    board = SummaryWriter(str(folder))
-
-    def write(event: Event) -> None:
-        nonlocal board
-        if event["event"] == "started" and event["step"]:
-            board.close()
-            board = SummaryWriter(str(folder), purge_step=event["step"] + 1)
-        if event["event"] != "metrics":
-            return
-        for key, value in without(event, "event", "step", "time_left_s").items():
-            if value is not None:
-                board.add_scalar(key, value, event["step"])
-        board.flush()
-
-    return write
-
-
-def without(event: Mapping[str, Any], *keys: str) -> Event:
-    return {key: value for key, value in event.items() if key not in keys}

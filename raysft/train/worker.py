@@ -12,10 +12,12 @@ import torch.distributed as dist
 
 from raysft import stamp
 from raysft.config.schema import Config
+from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
+from raysft.events import Emit, Event
 from raysft.train import checkpoint
 from raysft.train.engine import deepspeed_config, make_engine
-from raysft.train.metrics import Emit, Event, Progress, Window, due
+from raysft.train.metrics import Progress, Window, due
 from raysft.train.model import load_model
 from raysft.train.perf import StepClock, memory_kind
 from raysft.train.schedule import rate_at
@@ -29,20 +31,21 @@ class WorkerJob:
     config: Config
     hf_config: Any
     tokenizer: Any
-    train: ray.ObjectRef  # of a TokenDataset
-    heldout: ray.ObjectRef
     total_steps: int
     model_dir: Path
-    events: Any  # queue to the driver
 
 
-def train_worker(options: dict[str, WorkerJob]) -> dict[str, Any]:
-    """Train, evaluate, checkpoint and export. Returns the totals of the run."""
-    job = options["job"]
+def train_worker(
+    job: WorkerJob, train: TokenDataset, heldout: TokenDataset, events: Any
+) -> dict[str, Any]:
+    """Train, evaluate, checkpoint and export. Returns the totals of the run.
+
+    `events`: a queue to the driver.
+    """
     config, last = job.config, job.total_steps
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    emit: Emit = job.events.put if rank == 0 else lambda _: None
-    data = RankData(config, ray.get(job.train), ray.get(job.heldout), rank, world_size)
+    emit: Emit = events.put if rank == 0 else lambda _: None
+    data = RankData(config, train, heldout, rank, world_size)
     engine = start_engine(job, emit)
     progress = checkpoint.restore(engine) or Progress()
     window, clock = Window(), StepClock()

@@ -13,7 +13,7 @@ from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared, prepare
 from raysft.driver import RunResult, fit
-from raysft.train.metrics import Event
+from raysft.events import Event
 from raysft.train.model import load_model_config, load_template
 
 
@@ -24,6 +24,7 @@ def cluster() -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=max(2, len(os.sched_getaffinity(0))),
+        include_dashboard=False,
         log_to_driver=False,
         logging_level="ERROR",
     )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from raysft.train.metrics import Event
+from raysft.events import Event
 from tests.ray.conftest import fit_in, steps_of, tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")

@@ -9,7 +9,7 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from transformers import AutoModelForCausalLM
 
-from raysft.driver import worker_environment
+from raysft.cluster import worker_environment
 from raysft.train.engine import deepspeed_config
 from raysft.train.model import load_model, load_model_config, load_template
 from tests.ray.conftest import tiny_config
@@ -27,7 +27,7 @@ def measure(options: dict[str, Any]) -> list[dict[str, Any]]:
     deepspeed.init_distributed(dist_backend="gloo")
     results = []
     for config, hf_config in options["models"]:
-        model = load_model(config, hf_config, deepspeed_config(config))
+        model = load_model(config, hf_config, deepspeed_config(config), hf_config.vocab_size)
         spread = {}
         for name, parameter in model.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter]):

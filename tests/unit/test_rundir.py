@@ -8,8 +8,9 @@ from raysft import rundir
 from raysft.config.load import load_config
 from raysft.driver import require_resources, total_steps
 from raysft.errors import UserError
+from raysft.events import jsonl_writer
 from raysft.resume import check_resume, flat
-from raysft.train.metrics import due, jsonl_writer
+from raysft.train.metrics import due
 from raysft.train.perf import StepClock, percentile
 
 
