@@ -101,11 +101,12 @@ def train(
         return
     with console.Renderer() as render:
         code = submit.run_local(run_dir, render)
-    finish(run_dir, render.end, code, as_json=as_json)
+    finish(run_dir, render, code, as_json=as_json)
 
 
-def finish(run_dir: Path, end: console.Event | None, code: int, *, as_json: bool) -> None:
+def finish(run_dir: Path, render: console.Renderer, code: int, *, as_json: bool) -> None:
     """The last words of a run, and its exit code."""
+    end = render.end
     if end is None:
         log = run_dir / rundir.LOG
         if code == INTERRUPTED:
@@ -118,7 +119,8 @@ def finish(run_dir: Path, end: console.Event | None, code: int, *, as_json: bool
         say_how_to_resume(run_dir, summary)
         code = INTERRUPTED
     elif summary["status"] == "failed":
-        console.error(summary["error"])
+        if summary["error"] != render.told:
+            console.error(summary["error"])
         console.stderr.print(f"[dim]details: {run_dir / rundir.LOG}[/]", soft_wrap=True)
     if as_json:
         print(json.dumps(summary, separators=(",", ":")))

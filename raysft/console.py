@@ -86,6 +86,7 @@ class Renderer:
         self.live = Live(self.progress, console=stderr, transient=True)
         self.heading_due = True
         self.end: Event | None = None
+        self.told = ""  # the mistake that is on the screen already
 
     def __enter__(self) -> "Renderer":
         if stderr.is_terminal:
@@ -105,6 +106,10 @@ class Renderer:
         self.progress.update(self.task, description=event["message"])
         if not stderr.is_terminal:
             stderr.print(f"[dim]{event['message']}[/]")
+
+    def on_mistake(self, event: Event) -> None:
+        self.told = event["message"]
+        error(self.told)
 
     def on_plan(self, event: Event) -> None:
         self.progress.update(self.task, total=event["total_steps"])

@@ -105,6 +105,15 @@ class Inputs(NamedTuple):
     facts: dict[str, Any]  # of the audit
 
 
+def read_or_tell(config: Config, emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
+    """`read_inputs`, with a mistake told at once: ending the half-started Ray takes seconds."""
+    try:
+        return read_inputs(config, emit, ray_is_there)
+    except UserError as error:
+        emit({"event": "mistake", "message": str(error)})
+        raise
+
+
 def read_inputs(config: Config, emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
     """Tokenizer, model config and data. Raises UserError."""
     from raysft.data.audit import audit
@@ -128,7 +137,7 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
         require_resources(config, local_resources(config))
     emit({"event": "status", "message": "starting Ray"})
     template, hf_config, prepared, facts = start_ray_beside(
-        config, lambda ray_is_there: read_inputs(config, emit, ray_is_there)
+        config, lambda ray_is_there: read_or_tell(config, emit, ray_is_there)
     )
     from raysft import driver
     from raysft.samples import finish_model

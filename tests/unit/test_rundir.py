@@ -6,7 +6,8 @@ import pytest
 
 from raysft import rundir
 from raysft.config.load import load_config
-from raysft.driver import require_resources, total_steps
+from raysft.config.resources import require_resources
+from raysft.driver import total_steps
 from raysft.errors import UserError
 from raysft.events import jsonl_writer
 from raysft.resume import check_resume, flat
