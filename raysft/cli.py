@@ -34,6 +34,10 @@ DryRunOption = Annotated[
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End standard output with one line of JSON.")
 ]
+ProfileOption = Annotated[
+    bool, typer.Option("--profile", help="Trace a few steps and tell where their time went.")
+]
+PROFILE_STEPS = 5
 
 
 def main() -> None:
@@ -61,13 +65,15 @@ def train(
     resume: ResumeOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    profile: ProfileOption = False,
 ) -> None:
     """Masked supervised fine-tuning: loss on response tokens only."""
     from raysft import plan, stamp, submit
     from raysft.config.load import load_config
     from raysft.resume import check_resume
 
-    resolved = load_config(config, overrides)
+    profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
+    resolved = load_config(config, [*overrides, *profiled])
     if name is None and resolved.run.name is None:
         if resume:
             raise UserError(f"--resume needs --name: which run in {resolved.run.storage}/?")

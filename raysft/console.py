@@ -160,6 +160,16 @@ class Renderer:
             )
         self.progress.update(self.task, completed=event["step"])
 
+    def on_profile(self, event: Event) -> None:
+        table = Table(
+            box=SIMPLE_HEAD, title=f"Where {event['steps']} steps went", title_justify="left"
+        )
+        for name in ("", "seconds", "share"):
+            table.add_column(name, justify="right" if name else "left", style="" if name else "dim")
+        for row in event["rows"]:
+            table.add_row(row["phase"], f"{row['seconds']:.3f}", f"{row['share']:.1%}")
+        stderr.print(table)
+
     def on_sample(self, event: Event) -> None:
         stderr.print()
         for name, style in (("instruction", "dim"), ("reference", "cyan"), ("answer", "green")):

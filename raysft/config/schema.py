@@ -224,6 +224,7 @@ class Eval(Section):
 class Log(Section):
     every_steps: Count = 10
     tensorboard: bool = True
+    profile_steps: CountOrZero = 0  # steps of which to tell where the time went
 
 
 class Config(Section):

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raysft.data.batch import Batch
+from raysft.profile import phase
 from raysft.train.loss import supervised_nll, token_nll
 
 
@@ -31,11 +32,14 @@ def train_step(
     nll_sum = torch.zeros((), device=engine.device)
     for number, batch in enumerate(batches, start=1):
         engine.set_gradient_accumulation_boundary(number == len(batches))
-        nll = supervised_nll(engine, batch.to(engine.device))
-        engine.backward(nll * scale, scale_wrt_gas=False)
+        with phase("forward"):
+            nll = supervised_nll(engine, batch.to(engine.device))
+        with phase("backward"):
+            engine.backward(nll * scale, scale_wrt_gas=False)
         nll_sum += nll.detach()
-        norm_before_update = unclipped_norm(engine)
-        engine.step()  # updates the weights at the last micro-batch only
+        with phase("optimizer"):
+            norm_before_update = unclipped_norm(engine)
+            engine.step()  # updates the weights at the last micro-batch only
     grad_norm = engine.get_global_grad_norm()
     return StepResult(
         nll_sum,

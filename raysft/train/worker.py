@@ -15,6 +15,7 @@ from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
 from raysft.events import Emit, Event
+from raysft.profile import Profile, phase, watch_communication
 from raysft.train import checkpoint
 from raysft.train.engine import deepspeed_config, make_engine
 from raysft.train.metrics import Progress, Window, due
@@ -47,12 +48,16 @@ def train_worker(
     emit: Emit = events.put if rank == 0 else lambda _: None
     data = RankData(config, train, heldout, rank, world_size)
     engine = start_engine(job, emit)
+    if config.log.profile_steps:
+        watch_communication()
     progress = checkpoint.restore(engine) or Progress()
     window, clock = Window(), StepClock()
     emit({"event": "started", "step": progress.step})
     if not progress.step:
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
+    steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
+    profile = Profile(steps_to_profile, job.model_dir.parent / "profile", engine.device)
     clock.start()
     for batches, tokens, supervised_tokens in data.steps(progress.step, last):
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
@@ -69,12 +74,16 @@ def train_worker(
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window()
         if due(step, config.eval.every_steps, last=last):
-            line |= evaluate_into(progress, engine, data)
+            with phase("evaluation"):
+                line |= evaluate_into(progress, engine, data)
         if line:
             emit({"event": "metrics", "step": step} | line)
         if config.checkpoint.every_steps and due(step, config.checkpoint.every_steps, last=last):
-            checkpoint.save(engine, job.tokenizer, progress)
+            with phase("checkpoint"):
+                checkpoint.save(engine, job.tokenizer, progress)
             emit({"event": "checkpoint", "step": step})
+        if steps_to_profile > 0 and (rows := profile.step_ends()):
+            emit({"event": "profile", "steps": steps_to_profile, "rows": rows})
         clock.start()
 
     difference = checkpoint.export(engine, job.tokenizer, job.model_dir, data.probe)
