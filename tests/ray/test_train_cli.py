@@ -12,6 +12,7 @@ import pytest
 
 from raysft import rundir
 from raysft.data import demo
+from raysft.profile import PHASES
 from tests.conftest import Outcome, run_raysft
 
 SUMMARY_FIELDS = {
@@ -33,8 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def short_run(folder: Path) -> Outcome:
-    """20 steps of the demo on two workers, with a checkpoint every five."""
-    return run_raysft("train", "gpt2-tiny-cpu", "--name", "short", "--json", *SHORT, cwd=folder)
+    """20 steps of the demo on two workers, with a checkpoint every five, some steps profiled."""
+    words = ("train", "gpt2-tiny-cpu", "--name", "short", "--json", "--profile", *SHORT)
+    return run_raysft(*words, cwd=folder)
 
 
 def test_it_ends_well_and_learns(short_run: Outcome) -> None:
@@ -87,7 +89,19 @@ def test_a_person_sees_progress_samples_and_a_table(short_run: Outcome) -> None:
         assert part in short_run.stderr
     assert "Traceback" not in short_run.stderr
     assert "Warning" not in short_run.stderr
-    assert len(short_run.stderr.splitlines()) < 80
+    assert len(short_run.stderr.splitlines()) < 100
+
+
+def test_a_profile_tells_where_the_steps_went(short_run: Outcome, folder: Path) -> None:
+    """Five steps, of which one ends in a checkpoint."""
+    table = short_run.stderr.partition("Where 5 steps went")[2].splitlines()
+    shares = {line.split()[0]: line.split()[-1] for line in table if line.rstrip().endswith("%")}
+    assert set(shares) == set(PHASES)
+    assert sum(float(share[:-1]) for share in shares.values()) == pytest.approx(100, abs=0.5)
+    for phase in ("forward", "backward", "communication", "optimizer", "checkpoint"):
+        assert float(shares[phase][:-1]) > 0
+    trace = (folder / "runs/short/profile/trace.json").read_text()
+    assert "raysft backward" in trace
 
 
 def test_standard_output_is_one_json_line(short_run: Outcome) -> None:
