@@ -74,11 +74,10 @@ class SummedNLL(torch.autograd.Function):
         grad_bias = None if bias is None else torch.zeros_like(bias)
         begin = 0
         for h, t in chunks(weight, hidden, targets):
-            logits = F.linear(h, weight, bias).float()
-            log_z = logits.logsumexp(-1, keepdim=True)
-            nll += (log_z - logits.gather(1, t[:, None])).sum()
-            probabilities = logits.sub_(log_z).exp_()
-            probabilities.scatter_add_(1, t[:, None], -torch.ones_like(log_z))
+            log_p = F.log_softmax(F.linear(h, weight, bias), dim=-1, dtype=torch.float32)
+            nll -= log_p.gather(1, t[:, None]).sum()
+            probabilities = log_p.exp_()
+            probabilities.scatter_add_(1, t[:, None], probabilities.new_full((len(t), 1), -1.0))
             grad_logits = probabilities.to(h.dtype)
             grad_hidden[begin : begin + len(h)] = grad_logits @ weight
             if grad_weight is not None:
