@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 import psutil
+from compare.common import tree_memory
 
 WORDS = Path(__file__).read_text().split() + [f"w{number}" for number in range(2000)]
 
@@ -33,17 +34,6 @@ def write_records(path: Path, count: int) -> None:
             )
             record = {"instruction": f"{number}: {prompt}", "input": "", "output": response}
             file.write(json.dumps(record) + "\n")
-
-
-def tree_memory(process: psutil.Process) -> int:
-    """Bytes of a process and its children, each page counted once."""
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        try:
-            total += member.memory_full_info().pss
-        except psutil.Error:  # it ended while we looked
-            continue
-    return total
 
 
 def measure(data: Path, tokenizer: str, cache: Path) -> tuple[float, int, dict[str, object]]:

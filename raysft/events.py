@@ -50,6 +50,8 @@ def tensorboard_writer(folder: Path) -> Writer:
         if event["event"] == "started":
             from torch.utils.tensorboard import SummaryWriter
 
+            if board is not None:  # workers start again
+                board.close()
             purge_step = event["step"] + 1 if event["step"] else None
             board = SummaryWriter(str(folder), purge_step=purge_step)
         if event["event"] != "metrics":

@@ -7,6 +7,7 @@ import argparse
 import json
 import random
 import resource
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,36 @@ def heldout_loss(folder: Path, task: Task) -> float:
         nll += loss.item() * (len(ids) - prompt)
         count += len(ids) - prompt
     return nll / count
+
+
+def tree_memory(process: Any) -> int:
+    """Bytes of a psutil process and all its children, shared pages counted once."""
+    import psutil
+
+    total = 0
+    for member in [process, *process.children(recursive=True)]:
+        try:
+            total += member.memory_full_info().pss
+        except psutil.Error:  # it ended while we looked
+            continue
+    return total
+
+
+def step_clock() -> Any:
+    """A callback of Hugging Face trainers that keeps the seconds of each step in `times`."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self) -> None:
+            self.times: list[float] = []
+
+        def on_step_begin(self, *_: object, **__: object) -> None:
+            self.started = time.perf_counter()
+
+        def on_step_end(self, *_: object, **__: object) -> None:
+            self.times.append(time.perf_counter() - self.started)
+
+    return Clock()
 
 
 def report(step_times_s: list[float], **more: Any) -> None:

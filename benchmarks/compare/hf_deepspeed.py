@@ -1,34 +1,21 @@
 """Hugging Face Trainer with DeepSpeed ZeRO-3 on one CPU process, padded to the longest."""
 
 import os
-import time
 
 os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29581"}
 
 import deepspeed
 import torch
-from common import encode, read_task, report, split
+from common import encode, read_task, report, split, step_clock
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Trainer,
-    TrainerCallback,
     TrainingArguments,
 )
 
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # a minute of compiling, not used
-
-
-class Clock(TrainerCallback):
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_step_begin(self, *_: object, **__: object) -> None:
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        self.times.append(time.perf_counter() - self.started)
 
 
 def main() -> None:
@@ -73,7 +60,7 @@ def main() -> None:
         },
     )
     model = AutoModelForCausalLM.from_pretrained(task.model)
-    clock = Clock()
+    clock = step_clock()
     trainer = Trainer(
         model, arguments, train_dataset=rows, data_collator=collate, callbacks=[clock]
     )

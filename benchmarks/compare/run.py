@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import EVAL_RECORDS, Task, count_tokens, heldout_loss, split
+from common import EVAL_RECORDS, Task, count_tokens, heldout_loss, split, tree_memory
 
 HERE = Path(__file__).parent
 SHAPES = {  # n_layer, n_embd, n_head
@@ -95,17 +95,6 @@ def raysft_command(task: Task, folder: Path, overrides: list[str]) -> list[str]:
     command = [str(Path(sys.executable).parent / "raysft"), "train", "gpt2-tiny-cpu", "--json"]
     sets = [word for setting in settings for word in ("--set", setting)]
     return [*command, "--name", "run", *sets]
-
-
-def tree_memory(process: psutil.Process) -> int:
-    """Bytes of a process and all its children, shared pages counted once."""
-    total = 0
-    for member in [process, *process.children(recursive=True)]:
-        try:
-            total += member.memory_full_info().pss
-        except psutil.Error:  # it ended while we looked
-            continue
-    return total
 
 
 def run_watched(command: list[str], log: Path) -> tuple[str, float, float]:

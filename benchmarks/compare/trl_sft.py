@@ -1,22 +1,9 @@
 """TRL's SFTTrainer on a CPU: as it comes, with --packed packing, with --best bf16 weights too."""
 
-import time
-
-from common import prompt_of, read_task, report, split
+from common import prompt_of, read_task, report, split, step_clock
 from datasets import Dataset
-from transformers import AutoTokenizer, TrainerCallback
+from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
-
-
-class Clock(TrainerCallback):
-    def __init__(self) -> None:
-        self.times: list[float] = []
-
-    def on_step_begin(self, *_: object, **__: object) -> None:
-        self.started = time.perf_counter()
-
-    def on_step_end(self, *_: object, **__: object) -> None:
-        self.times.append(time.perf_counter() - self.started)
 
 
 def main() -> None:
@@ -41,7 +28,7 @@ def main() -> None:
     )
     tokenizer = AutoTokenizer.from_pretrained(task.model)
     tokenizer.pad_token = tokenizer.eos_token
-    clock = Clock()
+    clock = step_clock()
     trainer = SFTTrainer(
         str(task.model),
         config,

@@ -127,6 +127,11 @@ def store(
         entry = folder() / key
         if not entry.is_dir():  # another process may have been faster
             partial.rename(entry)
+    except OSError as error:
+        raise UserError(
+            f"tokenised data cannot be written to {folder()} ({error.strerror}): free some space, "
+            "or set XDG_CACHE_HOME to a folder on another disk"
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     loaded = load(key)

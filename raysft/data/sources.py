@@ -130,6 +130,7 @@ def identity(source: Source, seed: int) -> str:
     """What tells the content of a source: equal for equal content.
 
     A digest of local files; name, size and time of remote ones; the fingerprint of a hub dataset.
+    Raises UserError when a file cannot be read.
     """
     if source.path == DEMO:
         return f"demo, seed {seed}"
@@ -142,8 +143,11 @@ def identity(source: Source, seed: int) -> str:
 def file_identity(file: File) -> str:
     if file.filesystem is not None:
         return f"{file.name}:{file.size}:{file.modified}"
-    with file.open() as stream:
-        return file.kind + hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+    try:
+        with file.open() as stream:
+            return file.kind + hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"data.path: {file.name} cannot be read: {error.strerror}") from None
 
 
 def total_bytes(source: Source) -> int:
