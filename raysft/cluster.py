@@ -78,7 +78,7 @@ def start_ray(config: Config) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {
             "address": "local",
-            # Ten processes that nobody looks at: seconds of start-up and half a gigabyte.
+            # Eleven processes that nobody looks at: a second of start-up and 0.2 GiB.
             "include_dashboard": False,
             "num_cpus": int(local_resources(config)["CPU"]),
         }
