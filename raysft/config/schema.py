@@ -181,6 +181,10 @@ class Engine(Section):
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     offload_optimizer: bool = False
     offload_params: bool = False
+    # How a CPU multiplies bf16 tensors: "fp32" widens them first and rounds the result, which is
+    # the same up to the order of the sum, and faster on CPUs without bf16 matrix units. "auto"
+    # goes by what the CPU has.
+    cpu_products: Literal["auto", "bf16", "fp32"] = "auto"
 
     @model_validator(mode="after")
     def check_precision(self) -> "Engine":

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysft.train.products import widen
+
 PACKED = "raysft_packed"  # its name among transformers' attention implementations
 
 
@@ -28,6 +30,8 @@ def packed_attention(
     """
     if attention_mask is not None:
         raise ValueError("packed records take no attention mask")
+    dtype = query.dtype
+    query, key, value = widen(query), widen(key), widen(value)
     outputs = [
         F.scaled_dot_product_attention(
             query[:, :, begin:end],
@@ -40,7 +44,7 @@ def packed_attention(
         )
         for begin, end in pairwise(borders or [0, query.shape[2]])
     ]
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype), None
 
 
 def register() -> None:

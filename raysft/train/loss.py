@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysft.data.batch import Batch
+from raysft.train.products import widen
 
 CHUNK_BYTES = 128 << 20  # of fp32 logits
 # What some models do to their logits after the head; the chunks would not see it.
@@ -45,8 +46,9 @@ def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
         return F.cross_entropy(logits[0].float(), targets, reduction="none")
 
     def each_nll(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        wide, bias = widen(weight), None if bias is None else widen(bias)
         parts = [
-            F.cross_entropy(F.linear(h, weight, bias).float(), t, reduction="none")
+            F.cross_entropy(F.linear(widen(h), wide, bias).float(), t, reduction="none")
             for h, t in chunks(weight, hidden, targets)
         ]
         return torch.cat(parts) if parts else hidden.new_zeros(0, dtype=torch.float32)
@@ -68,18 +70,20 @@ class SummedNLL(torch.autograd.Function):
     ) -> Tensor:
         nll = torch.zeros((), dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.zeros_like(hidden)
+        wide, wide_bias = widen(weight), None if bias is None else widen(bias)
         several = len(hidden) > chunk_rows(weight)  # sums of many bf16 products lose small terms
-        dtype = torch.float32 if several else weight.dtype
+        dtype = torch.float32 if several else wide.dtype
         grad_weight = torch.zeros_like(weight, dtype=dtype) if weight.requires_grad else None
         grad_bias = None if bias is None else torch.zeros_like(bias)
         begin = 0
         for h, t in chunks(weight, hidden, targets):
-            log_p = F.log_softmax(F.linear(h, weight, bias), dim=-1, dtype=torch.float32)
+            h = widen(h)
+            log_p = F.log_softmax(F.linear(h, wide, wide_bias), dim=-1, dtype=torch.float32)
             nll -= log_p.gather(1, t[:, None]).sum()
             probabilities = log_p.exp_()
             probabilities.scatter_add_(1, t[:, None], probabilities.new_full((len(t), 1), -1.0))
             grad_logits = probabilities.to(h.dtype)
-            grad_hidden[begin : begin + len(h)] = grad_logits @ weight
+            grad_hidden[begin : begin + len(h)] = grad_logits @ wide
             if grad_weight is not None:
                 grad_weight += grad_logits.T @ h
             if grad_bias is not None:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from raysft.config.schema import DEMO, Config
 from raysft.data.template import Template, install_template
 from raysft.errors import UserError
 from raysft.train.attention import PACKED, register
+from raysft.train.products import widen_linears
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # Dropout goes by these names in the configs of transformers' causal LMs.
@@ -128,9 +130,23 @@ def load_model(
     if num_tokens > model.config.vocab_size:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
     del alive
+    fuse_gelu(model)
+    widen_linears(model)
     model.generation_config.eos_token_id = hf_config.eos_token_id
     if config.model.activation_checkpointing:
         # Re-entrant, because ZeRO-3 frees parameters between forward and recomputation, which the
         # other kind takes for a change of the recomputed tensors.
         model.gradient_checkpointing_enable({"use_reentrant": True})
     return model.train()
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's activation as one kernel in place of eight: the same function, and what it keeps for
+    the backward pass is its input alone.
+    """
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))

@@ -21,6 +21,7 @@ from raysft.train.engine import deepspeed_config, make_engine
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.model import load_model
 from raysft.train.perf import StepClock, memory_kind
+from raysft.train.products import choose as choose_products
 from raysft.train.schedule import rate_at
 from raysft.train.step import evaluate, train_step
 
@@ -107,6 +108,7 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
+    products = None if config.on_gpu else choose_products(config.engine.cpu_products)
     model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
@@ -116,6 +118,7 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
             "world_size": dist.get_world_size(),
             "parameters": parameters,
             "optimizer": kernel,
+            "products": products,
             "memory_kind": memory_kind(engine.device),
             "observed": stamp.observed(),
         }
