@@ -51,8 +51,9 @@ def worker_environment(config: Config) -> dict[str, str]:
         return {}
     return {
         "DS_ACCELERATOR": "cpu",
-        # glibc gives each thread a heap of its own, which for large models costs gigabytes.
-        "MALLOC_ARENA_MAX": "2",
+        # glibc gives each thread a heap of its own, which for large models costs gigabytes, and
+        # only the first can grow without limit; see perf.keep_freed_memory().
+        "MALLOC_ARENA_MAX": "1",
     }
 
 

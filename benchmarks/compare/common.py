@@ -31,6 +31,7 @@ def read_task(description: str) -> tuple[Task, argparse.Namespace]:
     parser.add_argument("task", type=Path, help="JSON file written by run.py")
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--best", action="store_true")
+    parser.add_argument("--fp32", action="store_true")
     arguments = parser.parse_args()
     raw = json.loads(arguments.task.read_text())
     paths = {key: Path(raw[key]) for key in ("model", "data", "output")}

@@ -28,6 +28,7 @@ SHAPES = {  # n_layer, n_embd, n_head
 }
 SCRIPTS = {
     "bare": ["bare.py"],
+    "bare-fp32": ["bare.py", "--fp32"],
     "trl": ["trl_sft.py"],
     "trl-packed": ["trl_sft.py", "--packed"],
     "trl-best": ["trl_sft.py", "--best"],

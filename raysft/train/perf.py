@@ -1,5 +1,6 @@
 """Peak memory and step times, as measured."""
 
+import ctypes
 import resource
 import time
 from collections.abc import Sequence
@@ -8,6 +9,20 @@ import numpy as np
 import torch
 
 GIB = 2**30
+# Of malloc.h, for mallopt().
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
+
+
+def keep_freed_memory() -> None:
+    """Let malloc keep what a step frees for the next one, where the C library is glibc.
+
+    It would give every large tensor back to the kernel, and fetch it again page by page: some
+    750,000 page faults a step of GPT-2 small. Eight per cent faster, for 8 % more memory.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "gnu_get_libc_version"):
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def peak_memory_gib(device: torch.device) -> float:

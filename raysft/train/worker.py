@@ -20,7 +20,7 @@ from raysft.train import checkpoint
 from raysft.train.engine import deepspeed_config, make_engine
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.model import load_model
-from raysft.train.perf import StepClock, memory_kind
+from raysft.train.perf import StepClock, keep_freed_memory, memory_kind
 from raysft.train.products import choose as choose_products
 from raysft.train.schedule import rate_at
 from raysft.train.step import evaluate, train_step
@@ -108,7 +108,10 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
-    products = None if config.on_gpu else choose_products(config.engine.cpu_products)
+    products = None
+    if not config.on_gpu:
+        keep_freed_memory()
+        products = choose_products(config.engine.cpu_products)
     model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
