@@ -139,6 +139,8 @@ class Renderer:
         fact("hardware", f"{event['world_size']} workers, {hardware}")
         optimizer, _, fallback = event["optimizer"].partition("; ")
         fact("optimizer", optimizer)
+        if event["products"]:
+            fact("bf16 products", event["products"])
         if fallback:
             warning(fallback)
         self.progress.update(self.task, description="training")

@@ -108,10 +108,11 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
-    products = None
+    products = None  # how bf16 is multiplied, where there is a choice
     if not config.on_gpu:
         keep_freed_memory()
-        products = choose_products(config.engine.cpu_products)
+        chosen = choose_products(config.engine.cpu_products)
+        products = chosen if config.engine.precision == "bf16" else None
     model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)

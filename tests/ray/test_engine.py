@@ -19,12 +19,21 @@ def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Ev
 
 
 VARIANTS = {
-    "stage 1, bf16, accumulation": (
-        ["engine.zero_stage=1", "engine.precision=bf16", "batch.tokens_per_micro_batch=128"],
+    "stage 1, bf16, bf16 products, accumulation": (
+        [
+            "engine.zero_stage=1",
+            "engine.precision=bf16",
+            "engine.cpu_products=bf16",
+            "batch.tokens_per_micro_batch=128",
+        ],
         0.03,
     ),
-    "stage 3, bf16, accumulation": (
-        ["engine.precision=bf16", "batch.tokens_per_micro_batch=128"],
+    "stage 3, bf16, fp32 products, accumulation": (
+        [
+            "engine.precision=bf16",
+            "engine.cpu_products=fp32",
+            "batch.tokens_per_micro_batch=128",
+        ],
         0.03,
     ),
     "stage 2, fp16": (["engine.zero_stage=2", "engine.precision=fp16"], 0.01),
