@@ -2,9 +2,9 @@
 
     python benchmarks/loss_memory.py
 
-Forward and backward of GPT-2 small in bf16 over one record of T tokens, all supervised, each case in
-a process of its own: without a loss (the hidden states summed: what activations and gradients need),
-with ours, and with transformers' own.
+Forward and backward of GPT-2 small in bf16 over one record of T tokens, all supervised, each case
+in a process of its own: without a loss (the hidden states summed: what activations and gradients
+need), with ours, and with transformers' own.
 """
 
 import json

@@ -58,10 +58,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-large")
     arguments = parser.parse_args()
     n_layer, n_embd, n_head = SHAPES[arguments.shape]
+    shape = f"n_layer={n_layer}, n_embd={n_embd}, n_head={n_head}, n_positions={SEQ_LEN}"
     settings = [
         "model.init=scratch",
         f"model.tokenizer={arguments.tokenizer.resolve()}",
-        f"model.shape={{n_layer={n_layer}, n_embd={n_embd}, n_head={n_head}, n_positions={SEQ_LEN}}}",
+        f"model.shape={{{shape}}}",
         f"data.path={arguments.data.resolve()}",
         f"run.storage={arguments.out.resolve()}",
         f"run.max_steps={STEPS}",
@@ -102,13 +103,14 @@ def main() -> None:
     )
     vocabulary = json.loads((folder / "model" / "config.json").read_text())["vocab_size"]
     rate = flops(arguments.shape, tokens, supervised, vocabulary) / seconds / 1e9
-    print(f"{arguments.shape}: {tokens:.0f} tokens, {supervised:.0f} supervised, in {seconds:.1f} s")
+    print(
+        f"{arguments.shape}: {tokens:.0f} tokens, {supervised:.0f} supervised, in {seconds:.1f} s"
+    )
     print(f"of forward and backward: {rate:.0f} GFLOP/s")
     for name in before:
         product = (before[name] + after[name]) / 2
-        print(
-            f"{name} products: {before[name]:.0f} before, {after[name]:.0f} after: {rate / product:.0%}"
-        )
+        rates = f"{before[name]:.0f} before, {after[name]:.0f} after"
+        print(f"{name} products: {rates}: {rate / product:.0%}")
     print(f"largest memory of the worker: {max(s['peak_memory_gib'] for s in steps):.2f} GiB")
 
 
