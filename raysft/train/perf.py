@@ -17,8 +17,8 @@ def keep_freed_memory() -> None:
     """Let malloc keep up to 1 GiB of what a step frees for the next one, where it is glibc's.
 
     It would give every tensor back to the kernel, and fetch it again page by page: some 750,000
-    page faults a step of GPT-2 small. Blocks above 32 MiB still go back: with all of
-    them kept, GPT-2 small peaked 0.7 GiB higher, and GPT-2 Large ran out of 24 GiB.
+    page faults a step of GPT-2 small. Blocks above 32 MiB still go back: with all of them kept,
+    GPT-2 small peaked 0.7 GiB higher, and GPT-2 Large ran out of 24 GiB.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "gnu_get_libc_version"):

@@ -22,7 +22,7 @@ def choose(choice: Choice, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     global _widened
     if choice == "auto":
         fast = has_fast_bf16(cpuinfo)
-        reason = "this CPU has bf16 matrix units" if fast else "this CPU multiplies bf16 slower"
+        reason = "as PyTorch does on this CPU" if fast else "this CPU multiplies bf16 slower"
     else:
         fast, reason = choice == "bf16", "engine.cpu_products"
     _widened = not fast
