@@ -23,11 +23,10 @@ def peak_gib(kind: str, length: int) -> float:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from raysft.data.batch import make_batch
-    from raysft.train import perf, products
+    from raysft.train import products
     from raysft.train.loss import supervised_nll
     from raysft.train.model import fuse_gelu
 
-    perf.keep_freed_memory()
     products.choose("auto")
     torch.set_num_threads(2)
     config = GPT2Config(attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
 from raysft.config.schema import Config
@@ -49,12 +50,24 @@ def worker_environment(config: Config) -> dict[str, str]:
     """Set before a worker starts, because these are read when a library is loaded."""
     if config.on_gpu:
         return {}
-    return {
+    environment = {
         "DS_ACCELERATOR": "cpu",
-        # glibc gives each thread a heap of its own, which for large models costs gigabytes, and
-        # only the first can grow without limit; see perf.keep_freed_memory().
+        # One heap for all threads: one for each costs gigabytes with large models, and glibc lets
+        # only the first grow without limit. See perf.keep_freed_memory().
         "MALLOC_ARENA_MAX": "1",
+        "MALLOC_CONF": "narenas:1,oversize_threshold:0,lg_extent_max_active_fit:30",
     }
+    jemalloc = ray_jemalloc()
+    if jemalloc.exists() and "LD_PRELOAD" not in os.environ:
+        environment["LD_PRELOAD"] = str(jemalloc)
+    return environment
+
+
+def ray_jemalloc() -> Path:
+    """The allocator that comes with Ray. glibc cannot reuse the holes that tensors leave in it."""
+    import ray
+
+    return Path(ray.__file__).parent / "core" / "libjemalloc.so"
 
 
 def missing_environment(config: Config) -> dict[str, str]:

@@ -32,18 +32,24 @@ def packed_attention(
         raise ValueError("packed records take no attention mask")
     dtype = query.dtype
     query, key, value = widen(query), widen(key), widen(value)
-    outputs = [
-        F.scaled_dot_product_attention(
-            query[:, :, begin:end],
-            key[:, :, begin:end],
-            value[:, :, begin:end],
-            dropout_p=dropout,
-            scale=scaling,
-            is_causal=True,
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        for begin, end in pairwise(borders or [0, query.shape[2]])
-    ]
+
+    def narrow(kept: Tensor) -> Tensor:
+        return kept.to(dtype) if kept.dim() == 4 else kept  # not the log-sum-exp
+
+    # Widened tensors are kept for the backward pass as narrow as they came.
+    with torch.autograd.graph.saved_tensors_hooks(narrow, widen):
+        outputs = [
+            F.scaled_dot_product_attention(
+                query[:, :, begin:end],
+                key[:, :, begin:end],
+                value[:, :, begin:end],
+                dropout_p=dropout,
+                scale=scaling,
+                is_causal=True,
+                enable_gqa=key.shape[1] != query.shape[1],
+            )
+            for begin, end in pairwise(borders or [0, query.shape[2]])
+        ]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype), None
 
 

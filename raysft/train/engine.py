@@ -10,8 +10,10 @@ from raysft.config.schema import Config
 
 # ZeRO-3 buffers in elements. DeepSpeed's defaults (5e8 and 1e9) assume a GPU with tens of GiB to
 # spare; on a CPU, where workers share one memory, they alone keep GPT-2 Large out of 24 GiB.
-CPU_BUCKET_SIZE = 20_000_000
+CPU_BUCKET_SIZE = 5_000_000
 CPU_MAX_LIVE_PARAMETERS = 100_000_000
+# Nearly every matrix is then a group of its own, whose gradients the update need not copy together.
+CPU_SUB_GROUP_SIZE = 1_000_000
 
 
 def deepspeed_config(config: Config) -> dict[str, Any]:
@@ -55,7 +57,8 @@ def zero_config(config: Config) -> dict[str, Any]:
             "stage3_prefetch_bucket_size": CPU_BUCKET_SIZE,
             "stage3_max_live_parameters": CPU_MAX_LIVE_PARAMETERS,
             "stage3_max_reuse_distance": CPU_MAX_LIVE_PARAMETERS,
-            "sub_group_size": CPU_MAX_LIVE_PARAMETERS,
+            "sub_group_size": CPU_SUB_GROUP_SIZE,
+            "contiguous_gradients": False,  # one copy less: they are laid together to be sent
         }
     return zero
 

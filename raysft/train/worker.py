@@ -59,6 +59,7 @@ def train_worker(
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
     profile = Profile(steps_to_profile, job.model_dir.parent / "profile", engine.device)
+    first = progress.step + 1  # of this process
     clock.start()
     for batches, tokens, supervised_tokens in data.steps(progress.step, last):
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
@@ -68,6 +69,8 @@ def train_worker(
         window.add(result, tokens, supervised_tokens, seconds)
 
         step = progress.step
+        if step == first and not config.on_gpu:
+            keep_freed_memory()
         line: Event = {}
         if step == 1 or due(step, config.log.every_steps, last=last):
             line |= {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
@@ -110,7 +113,6 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
     products = None  # how bf16 is multiplied, where there is a choice
     if not config.on_gpu:
-        keep_freed_memory()
         chosen = choose_products(config.engine.cpu_products)
         products = chosen if config.engine.precision == "bf16" else None
     model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))

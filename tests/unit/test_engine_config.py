@@ -45,7 +45,7 @@ def test_half_precision_gradients_accumulate_in_fp32_under_zero() -> None:
 def test_offload_and_cpu_buckets() -> None:
     zero = deepspeed("engine.offload_optimizer=true")["zero_optimization"]
     assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": False}
-    assert zero["reduce_bucket_size"] == 20_000_000
+    assert zero["reduce_bucket_size"] == 5_000_000
     on_gpu = deepspeed("scaling.gpus_per_worker=1", "engine.offload_params=true")
     assert on_gpu["zero_optimization"]["offload_param"] == {"device": "cpu", "pin_memory": True}
     assert "reduce_bucket_size" not in on_gpu["zero_optimization"]

@@ -91,29 +91,33 @@ def test_prompt_and_response_sum_to_all(model: Any, batch: Batch) -> None:
     torch.testing.assert_close(nll.sum(), supervised_nll(model, unmasked))
 
 
-@pytest.mark.parametrize("rows", [1, 3, 1000])
+@pytest.mark.parametrize("size", [1, 16, 50, 1000])
 @pytest.mark.parametrize("bias", [False, True])
-def test_chunks_change_neither_loss_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch, rows: int, bias: bool
+def test_blocks_of_the_vocabulary_change_neither_loss_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch, size: int, bias: bool
 ) -> None:
     """Against autograd through the whole matrix of logits."""
     generator = torch.Generator().manual_seed(2)
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 4 * 50 * rows)
+    monkeypatch.setattr(loss, "BLOCK_BYTES", 4 * 7 * size)
+    monkeypatch.setattr(loss, "MIN_BLOCK_TOKENS", 1)
     hidden = torch.randn(7, 16, generator=generator, requires_grad=True)
     weight = torch.randn(50, 16, generator=generator, requires_grad=True)
     extra = torch.randn(50, generator=generator, requires_grad=True) if bias else None
     targets = torch.randint(0, 50, (7,), generator=generator)
     inputs = [hidden, weight, *([extra] if bias else [])]
     logits = torch.nn.functional.linear(hidden, weight, extra)
-    expected = 3 * torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
-    found = 3 * loss.SummedNLL.apply(hidden, weight, extra, targets)
+    scale = torch.arange(7.0)  # so that each token's gradient is told from the others'
+    expected = scale * torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    found = scale * loss.HeadNLL.apply(hidden, weight, extra, targets)
     torch.testing.assert_close(found, expected)
-    grads = torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs)
+    grads = torch.autograd.grad(found.sum(), inputs), torch.autograd.grad(expected.sum(), inputs)
     for ours, wanted in zip(*grads, strict=True):
         torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
 
 
-def test_logits_that_are_changed_after_the_head_are_not_chunked(model: Any, batch: Batch) -> None:
+def test_logits_that_are_changed_after_the_head_are_computed_whole(
+    model: Any, batch: Batch
+) -> None:
     """A soft cap, as Gemma 2 has, must stay in force."""
     whole = supervised_nll(model, batch)
     model.config.final_logit_softcapping = 30.0
