@@ -55,7 +55,7 @@ def worker_environment(config: Config) -> dict[str, str]:
         # One heap for all threads: one for each costs gigabytes with large models, and glibc lets
         # only the first grow without limit. See perf.keep_freed_memory().
         "MALLOC_ARENA_MAX": "1",
-        "MALLOC_CONF": "narenas:1,oversize_threshold:0,lg_extent_max_active_fit:30",
+        "MALLOC_CONF": "narenas:1,oversize_threshold:1048576,lg_extent_max_active_fit:30",
         # oneDNN keeps some 0.5 MiB of compiled code for each shape of a product, 1,024 of them by
         # default, and packs bring new shapes at every step. A layer needs about 20.
         "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64",

@@ -49,7 +49,7 @@ def main() -> None:
         masters, lr=task.learning_rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True
     )
     train, _ = split(task.data, task.records_per_step * task.steps)
-    times = []
+    times, tokens = [], []
     for step in range(task.steps):
         started = time.perf_counter()
         records = train[step * task.records_per_step :][: task.records_per_step]
@@ -82,8 +82,9 @@ def main() -> None:
                 parameter.copy_(master)
                 parameter.grad = None
         times.append(time.perf_counter() - started)
+        tokens.append(sum(len(ids) for pack in packs for ids, _ in pack))
     model.save_pretrained(task.output)
-    report(times)
+    report(times, tokens)
 
 
 main()

@@ -112,7 +112,8 @@ def step_clock() -> Any:
     return Clock()
 
 
-def report(step_times_s: list[float], **more: Any) -> None:
-    """The last line of a contender's output."""
+def report(step_times_s: list[float], step_tokens: list[int]) -> None:
+    """The last line of a contender's output. step_tokens: of each step, without padding."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
-    print(json.dumps({"step_times_s": step_times_s, "peak_memory_gib": peak} | more))
+    result = {"step_times_s": step_times_s, "step_tokens": step_tokens, "peak_memory_gib": peak}
+    print(json.dumps(result))

@@ -27,7 +27,10 @@ def main() -> None:
         for ids, prompt in (encode(tokenizer, record, task.seq_len) for record in train)
     ]
 
+    tokens: list[int] = []
+
     def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+        tokens.append(sum(len(row["input_ids"]) for row in batch))
         longest = max(len(row["input_ids"]) for row in batch)
 
         def filled(key: str, value: int) -> torch.Tensor:
@@ -66,7 +69,7 @@ def main() -> None:
     )
     trainer.train()
     trainer.save_model(str(task.output))
-    report(clock.times)
+    report(clock.times, tokens)
 
 
 main()

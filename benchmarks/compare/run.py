@@ -124,8 +124,12 @@ def run_one(name: str, task: Task, folder: Path, peers: str) -> dict[str, Any]:
         output, seconds, tree_gib = run_watched(command, folder / "log.txt")
         summary = json.loads(output.splitlines()[-1])
         lines = (folder / "run/metrics.jsonl").read_text().splitlines()
-        steps = [json.loads(line)["step_time_s"] for line in lines if "step_time_s" in line]
-        result = {"step_times_s": steps, "peak_memory_gib": summary["peak_memory_gib"]}
+        steps = [json.loads(line) for line in lines if "step_time_s" in line]
+        result = {
+            "step_times_s": [step["step_time_s"] for step in steps],
+            "step_tokens": [round(s["tokens_per_second"] * s["step_time_s"]) for s in steps],
+            "peak_memory_gib": summary["peak_memory_gib"],
+        }
         model_dir = folder / "run/model"
     else:
         model_dir = folder / "model"
@@ -146,12 +150,12 @@ def summarise(results: dict[str, list[dict[str, Any]]], tokens: tuple[int, int])
     for name, rounds in results.items():
         rates = []
         for one in rounds:
-            times = one["step_times_s"]
-            share = (len(times) - 1) / len(times)
-            rates.append([count * share / sum(times[1:]) for count in tokens])
+            # TRL, which tokenises prompt and response together, comes to one token more.
+            assert abs(sum(one["step_tokens"]) / tokens[0] - 1) < 0.01, f"{name} saw other tokens"
+            rates.append(sum(one["step_tokens"][1:]) / sum(one["step_times_s"][1:]))
         columns = {
-            "tokens_per_second": [rate[0] for rate in rates],
-            "supervised_tokens_per_second": [rate[1] for rate in rates],
+            "tokens_per_second": rates,
+            "supervised_tokens_per_second": [rate * tokens[1] / tokens[0] for rate in rates],
             **{k: [r[k] for r in rounds]
                for k in ("peak_memory_gib", "tree_memory_gib", "heldout_loss", "wall_s")},
         }  # fmt: skip

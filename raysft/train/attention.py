@@ -26,8 +26,8 @@ def packed_attention(
     borders: [R + 1], where the R records of the row begin and end; without it the row is one
     record. Returns [1, T, H, D].
 
-    On a CPU always in fp32: as fast for records of some hundred tokens, and in bf16 PyTorch compiles
-    kernels for each length of a record and keeps them, tens of MiB a step.
+    On a CPU always in fp32. That is as fast for records of some hundred tokens, and in bf16 PyTorch
+    compiles kernels for each length of a record and keeps them: tens of MiB a step.
     """
     if attention_mask is not None:
         raise ValueError("packed records take no attention mask")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from raysft.data.batch import Batch
 from raysft.train.products import widen
 
-BLOCK_BYTES = 16 << 20  # of fp32 logits
+BLOCK_BYTES = 8 << 20  # of fp32 logits
 MIN_BLOCK_TOKENS = 256  # of the vocabulary; products with fewer are slow
 # What some models do to their logits after the head; the chunks would not see it.
 AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap")

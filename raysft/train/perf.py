@@ -23,11 +23,12 @@ def keep_freed_memory() -> None:
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallctl"):  # jemalloc, see cluster.worker_environment()
-        libc.mallctl(b"arena.0.purge", None, None, None, ctypes.c_size_t(0))
         never = ctypes.c_ssize_t(-1)
-        for decay in (b"arena.0.dirty_decay_ms", b"arena.0.muzzy_decay_ms"):
-            size = ctypes.c_size_t(ctypes.sizeof(never))
-            libc.mallctl(decay, None, None, ctypes.byref(never), size)
+        for arena in (0, 1):  # small allocations, large ones
+            libc.mallctl(b"arena.%d.purge" % arena, None, None, None, ctypes.c_size_t(0))
+            for decay in (b"dirty_decay_ms", b"muzzy_decay_ms"):
+                name, size = b"arena.%d.%s" % (arena, decay), ctypes.c_size_t(ctypes.sizeof(never))
+                libc.mallctl(name, None, None, ctypes.byref(never), size)
         # Freed but never touched, so it costs nothing: the steps to come fill it from one end, and
         # what they free is one piece again, in which the largest tensors find room.
         libc.malloc.restype = ctypes.c_void_p

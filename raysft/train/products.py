@@ -1,9 +1,9 @@
 """Matrix products of bf16 tensors on CPUs that multiply bf16 slower than fp32.
 
 A bf16 product is accumulated in fp32 and rounded once at its end. Widening both factors to fp32,
-multiplying there and rounding the result gives the same up to the order of the sum. On a CPU
-without units for bf16 matrices (Intel's AMX) that is also the faster way: 2 times where bf16 has
-its own vector instructions, 5 times where it is emulated.
+multiplying there and rounding the result gives the same up to the order of the sum. On Intel CPUs
+without units for bf16 matrices (AMX) that is also the faster way: 2 times where bf16 has its own
+vector instructions, 5 times where it is emulated. On AMD's with avx512_bf16 it is not.
 """
 
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def choose(choice: Choice, cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 def has_fast_bf16(cpuinfo: Path) -> bool:
     """Whether bf16 products outrun fp32 ones, by what the kernel says of the CPU.
 
-    AMX does. AMD's avx512_bf16 (Zen 4) has twice the rate of its fp32; Intel's, without AMX, has
+    AMX does. AMD's avx512_bf16 (Zen 4) has 2 to 3 times the rate of its fp32; Intel's, without AMX,
     half of it. What says nothing of the kind, as ARM, is left to PyTorch.
     """
     try:
