@@ -183,7 +183,7 @@ class Engine(Section):
     offload_params: bool = False
     # How a CPU multiplies bf16 tensors: "fp32" widens them first and rounds the result, which is
     # the same up to the order of the sum, and faster on CPUs without bf16 matrix units. "auto"
-    # goes by what the CPU has.
+    # goes by what the CPU has. Attention is widened either way.
     cpu_products: Literal["auto", "bf16", "fp32"] = "auto"
 
     @model_validator(mode="after")

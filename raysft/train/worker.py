@@ -1,6 +1,5 @@
 """The training loop that every Ray Train worker runs."""
 
-import gc
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -117,7 +116,6 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
         chosen = choose_products(config.engine.cpu_products)
         products = chosen if config.engine.precision == "bf16" else None
     model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))
-    gc.collect()  # loading leaves a second embedding behind, in a cycle of references
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
     emit(
