@@ -10,6 +10,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tests.ray.conftest import fit_in, steps_of, tiny_config
 
 
+@pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    reason="DeepSpeed refuses fp16 on a CPU that cannot multiply it (no avx512_fp16 or AMX)",
+)
 @pytest.mark.usefixtures("cluster")
 def test_overflowing_updates_are_skipped_and_do_not_advance_the_schedule(
     tiny_model: Path, tmp_path: Path
