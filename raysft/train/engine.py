@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from raysft.config.schema import Config
+from raysft.errors import UserError
 
 # ZeRO-3 buffers in elements. DeepSpeed's defaults (5e8 and 1e9) assume a GPU with tens of GiB to
 # spare; on a CPU, where workers share one memory, they alone keep GPT-2 Large out of 24 GiB.
@@ -61,6 +62,18 @@ def zero_config(config: Config) -> dict[str, Any]:
             "contiguous_gradients": False,  # one copy less: they are laid together to be sent
         }
     return zero
+
+
+def check_precision(precision: str) -> None:
+    """Raises UserError where DeepSpeed would refuse the precision of this worker's device."""
+    from deepspeed.accelerator import get_accelerator
+
+    device = get_accelerator()
+    if precision == "fp16" and not device.is_fp16_supported():
+        raise UserError(
+            "engine.precision: fp16 needs a device that can multiply it, and this "
+            f'{device.device_name().upper()} cannot; take "bf16" or "fp32"'
+        )
 
 
 def make_engine(config: Config, model: nn.Module) -> tuple[Any, str]:

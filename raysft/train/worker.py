@@ -17,7 +17,7 @@ from raysft.data.loader import RankData
 from raysft.events import Emit, Event
 from raysft.profile import Profile, phase, watch_communication
 from raysft.train import checkpoint
-from raysft.train.engine import deepspeed_config, make_engine
+from raysft.train.engine import check_precision, deepspeed_config, make_engine
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.model import load_model
 from raysft.train.perf import StepClock, keep_freed_memory, memory_kind
@@ -110,6 +110,7 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     # Ray has made the process group; DeepSpeed adopts it and reads the local rank from here.
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     skip_inference_op(deepspeed)
+    check_precision(config.engine.precision)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
     products = None  # how bf16 is multiplied, where there is a choice
     if not config.on_gpu:

@@ -16,6 +16,9 @@ from raysft.driver import RunResult, fit
 from raysft.events import Event
 from raysft.train.model import load_model_config, load_template
 
+# As DeepSpeed asks: AMX or avx512_fp16.
+CPU_MULTIPLIES_FP16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""fp16 overflows: skipped, said, and kept out of the schedule."""
+"""fp16: refused where the CPU has none; overflows skipped, said, and kept out of the schedule."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,19 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.ray.conftest import fit_in, steps_of, tiny_config
+from raysft.errors import UserError
+from tests.ray.conftest import CPU_MULTIPLIES_FP16, fit_in, steps_of, tiny_config
+
+pytestmark = pytest.mark.usefixtures("cluster")
 
 
-@pytest.mark.skipif(
-    not torch.ops.mkldnn._is_mkldnn_fp16_supported(),
-    reason="DeepSpeed refuses fp16 on a CPU that cannot multiply it (no avx512_fp16 or AMX)",
-)
-@pytest.mark.usefixtures("cluster")
+@pytest.mark.skipif(CPU_MULTIPLIES_FP16, reason="this CPU multiplies fp16")
+def test_a_cpu_that_cannot_multiply_fp16_is_told(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"engine.precision: fp16 needs .* this CPU cannot"):
+        fit_in(tmp_path, tiny_config(tiny_model, "engine.precision=fp16"))
+
+
+@pytest.mark.skipif(not CPU_MULTIPLIES_FP16, reason="this CPU cannot multiply fp16")
 def test_overflowing_updates_are_skipped_and_do_not_advance_the_schedule(
     tiny_model: Path, tmp_path: Path
 ) -> None:
