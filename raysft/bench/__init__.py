@@ -1,0 +1,1 @@
+"""Studies that run the real training step in several settings and tell what they cost."""

@@ -1,0 +1,214 @@
+"""results.json of `bench seq-len` to rows, a verdict, a terminal table and Markdown."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from raysft.bench.numbers import median, percentile
+
+Results = Mapping[str, Any]
+TITLES = {
+    "sequences": "Equal sequences a step: what a longer sequence costs",
+    "tokens": "Equal tokens a step: what the same tokens cost in longer sequences",
+}
+CLAIM = 4.0  # what O(L T² d) says of 512 to 1024, the linear layers and the head left out
+
+
+class Row(NamedTuple):
+    """A case as the report shows it. None: not measured, or not predicted."""
+
+    seq_len: int
+    sequences: int
+    status: str
+    tokens_per_second: float | None
+    supervised_tokens_per_second: float | None
+    step_p50_s: float | None
+    step_p95_s: float | None
+    memory_gib: float | None  # of the largest worker, its peak
+    predicted_memory_gib: float | None
+    flops_per_second: float | None
+    mfu: float | None  # of the measured peak
+    ratio: float | None  # of the median step time to that of the shortest length
+    predicted_ratio: float | None  # of FLOPs
+
+
+def rows_of(results: Results, table: str) -> list[Row]:
+    """The cases of one table, shortest first."""
+    listed = [case for case in results["cases"] if table in case["tables"]]
+    first = listed[0]
+    return [row_of(case, first) for case in listed]
+
+
+def row_of(case: Mapping[str, Any], first: Mapping[str, Any]) -> Row:
+    p50, flops = median(case["step_times_s"]), total_flops(case)
+    rate = flops / p50 if flops and p50 else None
+    peak = case["peak"]
+    predicted = case["predicted"]
+    return Row(
+        case["seq_len"],
+        case["sequences"],
+        case["status"],
+        case["tokens"] / p50 if p50 else None,
+        case["supervised_tokens"] / p50 if p50 else None,
+        p50,
+        percentile(case["step_times_s"], 95),
+        case["peak_memory_gib"],
+        sum(predicted["memory_gib"].values()) if predicted else None,
+        rate,
+        rate / peak["flops_per_second"] if rate and peak else None,
+        quotient(p50, median(first["step_times_s"])),
+        quotient(flops, total_flops(first)),
+    )
+
+
+def total_flops(case: Mapping[str, Any]) -> float | None:
+    return sum(case["predicted"]["flops"].values()) if case["predicted"] else None
+
+
+def quotient(value: float | None, by: float | None) -> float | None:
+    return value / by if value is not None and by else None
+
+
+def verdict(results: Results) -> str:
+    """The question of the study, answered in a sentence or two."""
+    rows = rows_of(results, "sequences")
+    first, last = rows[0], rows[-1]
+    if first.ratio is None or last.ratio is None:
+        return "The shortest or the longest case did not end, so there is no ratio to tell."
+    claim = (last.seq_len / first.seq_len) ** 2
+    words = (
+        f"A sequence of {last.seq_len:,} tokens costs {last.ratio:.2f} times one of "
+        f"{first.seq_len:,}, not the {claim:.3g} times of O(T²)"
+    )
+    case = next(c for c in reversed(results["cases"]) if "sequences" in c["tables"])
+    if case["predicted"] and last.predicted_ratio:
+        parts = case["predicted"]["flops"]
+        share = parts["attention"] / sum(parts.values())
+        words += (
+            f": by FLOPs {last.predicted_ratio:.2f} times were predicted, because attention is "
+            f"only {share:.0%} of them at {last.seq_len:,}"
+        )
+    return words + "."
+
+
+# Heading, what of a row, format.
+COLUMNS: list[tuple[str, str, str]] = [
+    ("T", "seq_len", ",d"),
+    ("sequences", "sequences", ",d"),
+    ("step p50, s", "step_p50_s", ".2f"),
+    ("p95, s", "step_p95_s", ".2f"),
+    ("tokens/s", "tokens_per_second", ",.0f"),
+    ("supervised/s", "supervised_tokens_per_second", ",.0f"),
+    ("GFLOP/s", "flops_per_second", ",.0f"),
+    ("MFU", "mfu", ".0%"),
+    ("GiB", "memory_gib", ".2f"),
+    ("predicted", "predicted_memory_gib", ".2f"),
+    ("ratio", "ratio", ".2f"),
+    ("predicted ", "predicted_ratio", ".2f"),
+]
+
+
+def cells(row: Row) -> list[str]:
+    texts = []
+    for _, name, form in COLUMNS:
+        value = getattr(row, name)
+        if name == "flops_per_second" and value is not None:
+            value /= 1e9
+        texts.append("" if value is None else format(value, form))
+    if row.status != "done":
+        texts[2] = row.status
+    return texts
+
+
+def terminal_tables(results: Results) -> list[Table]:
+    tables = []
+    for name, title in TITLES.items():
+        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
+        for heading, _, _ in COLUMNS:
+            table.add_column(heading.strip(), justify="right")
+        for row in rows_of(results, name):
+            table.add_row(*cells(row), style="" if row.status == "done" else "yellow")
+        tables.append(table)
+    return tables
+
+
+def markdown(results: Results, plot: str) -> str:
+    lines = [f"# Sequence length: {results['title']}", "", verdict(results), ""]
+    lines += [f"![step time, throughput and memory over the sequence length]({plot})", ""]
+    for name, title in TITLES.items():
+        lines += [f"## {title}", "", *markdown_table(rows_of(results, name)), ""]
+    lines += [
+        "Ratios are to the shortest length: of measured median step times, and of the model's FLOPs.",
+        "GiB is the peak of the largest worker "
+        + ("on the GPU" if on_gpu(results) else "(resident memory of its process)")
+        + ", beside what `raysft estimate` predicts. MFU is the share of the peak below.",
+        "",
+        "## How it was measured",
+        "",
+        *(f"- {name}: {value}" for name, value in facts(results)),
+        "",
+        "```",
+        results["stamp"]["command"],
+        "```",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def markdown_table(rows: Sequence[Row]) -> list[str]:
+    headings = " | ".join(heading.strip() for heading, _, _ in COLUMNS)
+    lines = [f"| {headings} |", "|" + "---:|" * len(COLUMNS)]
+    return lines + [f"| {' | '.join(cells(row))} |" for row in rows]
+
+
+def on_gpu(results: Results) -> bool:
+    return bool(results["config"]["scaling"]["gpus_per_worker"])
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    config, bench = results["config"], results["config"]["bench"]
+    engine, scaling = config["engine"], config["scaling"]
+    observed = next((c["observed"] for c in results["cases"] if c["observed"]), None)
+    rows = []
+    if observed:
+        rows.append(("hardware", hardware(observed, gpu=on_gpu(results))))
+        versions = observed["versions"]
+        names = ("raysft", "torch", "ray", "deepspeed", "transformers")
+        rows.append(("versions", ", ".join(f"{n} {versions[n]}" for n in names)))
+    peaks = [case["peak"] for case in results["cases"] if case["peak"]]
+    if peaks:
+        rates = sorted(peak["flops_per_second"] for peak in peaks)
+        copies = sorted(peak["copied_bytes_per_second"] for peak in peaks)
+        rows.append(
+            (
+                "peak",
+                f"{median(rates) / 1e9:,.0f} GFLOP/s of products as the training multiplies "
+                f"({rates[0] / 1e9:,.0f} to {rates[-1] / 1e9:,.0f} over the cases), "
+                f"{median(copies) / 1e9:,.0f} GB/s of copies; all workers together, measured "
+                "after the steps of each case",
+            )
+        )
+    words = [f"ZeRO stage {engine['zero_stage']}", engine["precision"]]
+    words += ["activation checkpointing"] if config["model"]["activation_checkpointing"] else []
+    words += [f"{scaling['workers']} workers of {scaling['cpus_per_worker']} CPUs"]
+    words += [f"micro-batches of {config['batch']['micro_batch_size']} sequences"]
+    rows.append(("run", ", ".join(words)))
+    tokens = "random tokens, all supervised" if bench["synthetic"] else (
+        f"the records of {config['data']['path']}, joined end to end and cut at T"
+    )  # fmt: skip
+    rows.append(("data", tokens))
+    rows.append(
+        (
+            "steps",
+            f"each case in fresh workers, {bench['warmup_steps']} steps of warm-up dropped, "
+            f"{bench['steps']} timed; every step time is in results.json",
+        )
+    )
+    return rows
+
+
+def hardware(observed: Mapping[str, Any], *, gpu: bool) -> str:
+    device = observed["gpu"] if gpu else f"{observed['cpu']} (CPU figures)"
+    return f"{device}, {observed['cpu_count']} cores, {observed['memory_gib']} GiB"

@@ -1,0 +1,196 @@
+"""What the sequence length costs: the real training step at several lengths, in fresh workers."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysft.config.load import validate, with_overrides
+from raysft.config.schema import Config
+from raysft.data.dataset import TokenDataset, epoch_order
+from raysft.errors import OutOfMemory, RunError, UserError
+from raysft.estimate.memory import memory_gib
+from raysft.estimate.shape import Dims, dims_of_gpt2, flops
+from raysft.events import Emit, Event, without
+
+TABLES = ("sequences", "tokens")  # what every case of a table has an equal number of in a step
+
+
+@dataclass(frozen=True)
+class Case:
+    seq_len: int
+    sequences: int  # in one optimizer step
+    tables: tuple[str, ...]
+
+    @property
+    def tokens(self) -> int:
+        return self.seq_len * self.sequences
+
+
+def cases(config: Config) -> list[Case]:
+    """Of both tables, shortest first; a case that is in both runs once.
+
+    Equal sequences: batch.global_batch_size of them. Equal tokens: as many as those have at the
+    longest length, as nearly as whole sequences and micro-batches allow.
+    """
+    lengths, at_once = config.bench.seq_lens, sequences_at_once(config)
+    count = config.batch.global_batch_size
+    if count % at_once:
+        raise UserError(
+            f"batch.global_batch_size {count} is not a multiple of scaling.workers x "
+            f"batch.micro_batch_size = {at_once}: some workers would wait for others"
+        )
+    tokens = count * max(lengths)
+    members: dict[tuple[int, int], list[str]] = {}
+    for length in sorted(set(lengths)):
+        near = max(1, round(tokens / length / at_once)) * at_once
+        for table, sequences in zip(TABLES, (count, near), strict=True):
+            members.setdefault((length, sequences), []).append(table)
+    return [Case(*key, tuple(tables)) for key, tables in members.items()]
+
+
+def sequences_at_once(config: Config) -> int:
+    return config.scaling.workers * config.batch.micro_batch_size
+
+
+def case_config(config: Config, case: Case) -> Config:
+    """The config of a run that does nothing but the steps of this case."""
+    overrides = {
+        "batch.seq_len": case.seq_len,
+        "batch.global_batch_size": case.sequences,
+        "batch.tokens_per_micro_batch": None,  # micro_batch_size sequences
+        "run.max_steps": config.bench.warmup_steps + config.bench.steps,
+        "checkpoint.every_steps": 0,
+        "eval.every_steps": 0,
+        "log.every_steps": 1,
+    }
+    return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
+
+
+def joined(dataset: TokenDataset, length: int, count: int, seed: int) -> TokenDataset:
+    """`count` sequences of `length` tokens: the records end to end, over again if they run out."""
+    ids, masks = [], []
+    have, epoch = 0, 0
+    while have < length * count:
+        for index in epoch_order(dataset, seed, epoch):
+            ids.append(dataset.tokens(index))
+            masks.append(dataset.mask(index))
+            have += len(ids[-1])
+            if have >= length * count:
+                break
+        epoch += 1
+    shape = (count, length)
+    return rows_of(
+        np.concatenate(ids)[: length * count].reshape(shape),
+        np.concatenate(masks)[: length * count].reshape(shape),
+    )
+
+
+def synthetic(vocabulary: int, length: int, count: int, seed: int) -> TokenDataset:
+    """Random tokens, all of them supervised."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, vocabulary, (count, length), dtype=np.int32)
+    return rows_of(ids, np.ones_like(ids, dtype=np.bool_))
+
+
+def rows_of(ids: Any, masks: Any) -> TokenDataset:
+    """A dataset of rows [R, T]."""
+    count, length = ids.shape
+    return TokenDataset(
+        input_ids=ids.astype(np.int32).reshape(-1),
+        loss_mask=masks.reshape(-1),
+        starts=np.arange(count, dtype=np.int64) * length,
+        lengths=np.full(count, length, dtype=np.int64),
+        supervised=masks[:, 1:].sum(axis=1, dtype=np.int64),  # nothing predicts the first
+        source=np.zeros(count, dtype=np.uint16),
+    )
+
+
+@dataclass(frozen=True)
+class Study:
+    """What all cases share."""
+
+    config: Config
+    hf_config: Any
+    tokenizer: Any
+    records: TokenDataset | None  # none: synthetic
+    run_dir: Path
+
+
+def run_cases(study: Study, emit: Emit) -> Iterator[dict[str, Any]]:
+    """The result of each case as it ends; one that fails is a result like any other."""
+    listed = cases(study.config)
+    for number, case in enumerate(listed, start=1):
+        emit(
+            {
+                "event": "status",
+                "message": f"case {number} of {len(listed)}: {case.sequences} sequences of "
+                f"{case.seq_len} tokens a step",
+            }
+        )
+        result = run_case(study, case)
+        emit({"event": "case"} | result)
+        yield result
+
+
+def run_case(study: Study, case: Case) -> dict[str, Any]:
+    from raysft import driver
+
+    config = case_config(study.config, case)
+    data = sequences(study, case)
+    seen: list[Event] = []
+    outcome: dict[str, Any] = {"status": "done", "error": None, "peak": None}
+    folder = study.run_dir / "cases" / f"{case.seq_len}-{case.sequences}"
+    nothing = data.take([])
+    try:
+        result = driver.fit(
+            config, data, nothing, study.hf_config, study.tokenizer, folder, seen.append,
+            export=False,
+        )  # fmt: skip
+        outcome["peak"] = result.totals["peak"]
+    except OutOfMemory as error:
+        outcome |= {"status": "out of memory", "error": str(error)}
+    except RunError as error:
+        outcome |= {"status": "failed", "error": str(error)}
+    steps = [event for event in seen if "step_time_s" in event]
+    times = [step["step_time_s"] for step in steps]
+    warmup = config.bench.warmup_steps
+    workers = next((without(e, "event") for e in seen if e["event"] == "workers"), {})
+    return {
+        **asdict(case),
+        "tokens": case.tokens,
+        "supervised_tokens": float(data.supervised.mean()) * case.sequences,
+        "workers": config.scaling.workers,
+        **outcome,
+        "warmup_times_s": times[:warmup],
+        "step_times_s": times[warmup:],
+        "peak_memory_gib": max((s["peak_memory_gib"] for s in steps), default=None),
+        "memory_gib": workers.get("memory_gib"),
+        "observed": workers.get("observed"),
+        "products": workers.get("products"),
+        "predicted": predicted(study, config, case, data),
+    }
+
+
+def sequences(study: Study, case: Case) -> TokenDataset:
+    config = study.config
+    count = case.sequences * (config.bench.warmup_steps + config.bench.steps)
+    if study.records is None:
+        return synthetic(study.hf_config.vocab_size, case.seq_len, count, config.run.seed)
+    return joined(study.records, case.seq_len, count, config.run.seed)
+
+
+def predicted(
+    study: Study, config: Config, case: Case, data: TokenDataset
+) -> dict[str, Any] | None:
+    """FLOPs of a step and memory of a worker, by part; None where the model is no GPT-2."""
+    dims: Dims | None = dims_of_gpt2(study.hf_config.to_dict())
+    if dims is None:
+        return None
+    supervised = float(data.supervised.mean()) * case.sequences
+    return {
+        "flops": flops(dims, case.tokens, case.tokens * case.seq_len, supervised),
+        "memory_gib": memory_gib(config, dims),
+    }

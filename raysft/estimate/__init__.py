@@ -1,0 +1,1 @@
+"""Memory, floating-point operations, traffic and time of a run, as arithmetic: no torch, no Ray."""

@@ -1,0 +1,167 @@
+"""What a worker holds at its fullest moment, by part, for every ZeRO stage.
+
+What DeepSpeed 0.19.8 allocates, in the terms of ZeRO (Rajbhandari et al. 2020, section 5): N
+parameters, W workers, b bytes a weight.
+"""
+
+from dataclasses import dataclass
+
+from raysft.config.schema import Config
+from raysft.config.zero import deepspeed_config
+from raysft.estimate.shape import Dims, parameters
+
+GIB = 2**30
+WEIGHT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
+# Of a worker before it has a model: interpreter, torch, Ray, DeepSpeed and their libraries.
+# Measured, with the versions of constraints.txt; on a GPU it is not on the device.
+CPU_PROCESS_GIB = 0.50
+LOGIT_BLOCK_BYTES = 8 << 20  # loss.BLOCK_BYTES
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What of a config decides the memory of one worker."""
+
+    stage: int
+    workers: int
+    weight_bytes: int  # b: of a weight, a raw gradient, an activation
+    accumulates: bool  # more than one micro-batch in a step: gradients are summed in fp32
+    micro_batch_tokens: int
+    record_tokens: int  # T
+    checkpointing: bool
+    eager: bool  # attention that keeps its T x T probabilities
+    offload_optimizer: bool
+    offload_params: bool
+    on_gpu: bool
+    bucket: int  # elements of a collective
+    live_parameters: int  # elements that ZeRO-3 keeps gathered at most
+
+
+def layout_of(config: Config) -> Layout:
+    batch, engine = config.batch, config.engine
+    zero = deepspeed_config(config)["zero_optimization"]
+    tokens = batch.pack_tokens if batch.packing else batch.micro_batch_size * batch.seq_len
+    return Layout(
+        stage=engine.zero_stage,
+        workers=config.scaling.workers,
+        weight_bytes=WEIGHT_BYTES[engine.precision],
+        accumulates=config.grad_accum_steps > 1,
+        micro_batch_tokens=tokens,
+        record_tokens=batch.seq_len,
+        checkpointing=config.model.activation_checkpointing,
+        eager=config.model.attention == "eager",
+        offload_optimizer=engine.offload_optimizer,
+        offload_params=engine.offload_params,
+        on_gpu=config.on_gpu,
+        # DeepSpeed's defaults where we set none.
+        bucket=zero.get("reduce_bucket_size", 500_000_000),
+        live_parameters=zero.get("stage3_max_live_parameters", 1_000_000_000),
+    )
+
+
+def memory_gib(config: Config, dims: Dims) -> dict[str, float]:
+    """GiB of the worker's device by part, at its fullest moment; the sum is the predicted peak."""
+    return {name: size / GIB for name, size in memory_bytes(layout_of(config), dims).items()}
+
+
+def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
+    """The fuller of two moments: the backward pass, and the update after it."""
+    process = {} if layout.on_gpu else {"process": CPU_PROCESS_GIB * GIB}
+    states = model_states(layout, sum(parameters(dims).values()))
+    backward = {
+        "gathered weights": gathered(layout, dims),
+        "activations": activations(layout, dims),
+        "work of a layer": work_of_a_layer(layout, dims),
+        "loss": loss(layout, dims),
+        "raw gradients": raw_gradients(layout, dims),
+    }
+    updating = {"update": update(layout, dims)}
+    fuller = max(backward, updating, key=lambda parts: sum(parts.values()))
+    return process | states | fuller
+
+
+def model_states(layout: Layout, count: int) -> dict[str, float]:
+    """Weights, gradients, FP32 master weights and Adam's two moments; `count`: N.
+
+    ZeRO-1 splits master and moments over the workers, ZeRO-2 gradients too, ZeRO-3 weights too.
+    Gradients are kept in fp32 where micro-batches are summed, else as the weights are.
+    """
+    stage, workers, b = layout.stage, layout.workers, layout.weight_bytes
+    gradient = 4 if layout.accumulates else b
+    share = {first: count / (workers if stage >= first else 1) for first in (1, 2, 3)}
+    states = {
+        "weights": b * share[3],
+        "gradients": gradient * share[2],
+        # Stage 0 trains in fp32 only, on the weights themselves.
+        "master weights": 4.0 * share[1] if stage else 0.0,
+        "Adam moments": 8.0 * share[1],
+    }
+    if not layout.on_gpu:
+        return states  # offloading to the CPU that already holds them frees nothing
+    if layout.offload_optimizer:
+        states |= {"master weights": 0.0, "Adam moments": 0.0}
+        states |= {"gradients": 0.0} if stage >= 2 else {}
+    if layout.offload_params:
+        states["weights"] = 0.0
+    return states
+
+
+def gathered(layout: Layout, dims: Dims) -> float:
+    """Whole weights that ZeRO-3 holds beside the partitions: of the layers around the current one.
+
+    With one worker a partition is the whole, and nothing is gathered.
+    """
+    if layout.stage < 3 or (layout.workers == 1 and not layout.offload_params):
+        return 0.0
+    count = sum(parameters(dims).values())
+    return layout.weight_bytes * float(min(count, layout.live_parameters))
+
+
+def activations(layout: Layout, dims: Dims) -> float:
+    """Kept by the forward pass for the backward, of all layers.
+
+    A token and layer keep 17 d numbers: the residual stream twice, both norms' outputs, query, key,
+    value, attention's output twice, and 4 d before and after GELU (counted in this code; Korthikanti
+    et al. 2022, section 4, count 34 d bytes in the same way). Eager attention keeps its H x T
+    probabilities twice. With activation checkpointing d a layer, and one layer in full.
+    """
+    token = 17.0 * dims.n_embd
+    if layout.eager:
+        token += 2.0 * dims.n_head * layout.record_tokens
+    numbers = dims.n_layer * token
+    if layout.checkpointing:
+        numbers = dims.n_layer * dims.n_embd + token
+    return layout.weight_bytes * layout.micro_batch_tokens * numbers
+
+
+def work_of_a_layer(layout: Layout, dims: Dims) -> float:
+    """What the backward pass of one layer needs at once: gradients of 4 d twice and d twice, and
+    on a CPU attention in fp32, eight of d."""
+    numbers = 10.0 * dims.n_embd * layout.weight_bytes
+    if not layout.on_gpu:
+        numbers = max(numbers, 8.0 * dims.n_embd * 4)
+    return layout.micro_batch_tokens * numbers
+
+
+def loss(layout: Layout, dims: Dims) -> float:
+    """Hidden states at supervised positions and their gradient in fp32, and blocks of logits."""
+    return layout.micro_batch_tokens * dims.n_embd * (layout.weight_bytes + 8.0) + (
+        4.0 * LOGIT_BLOCK_BYTES
+    )
+
+
+def raw_gradients(layout: Layout, dims: Dims) -> float:
+    """Gradients as autograd makes them, until they are reduced: of the token embedding, which both
+    ends of the model fill, twice, and a bucket."""
+    embedding = dims.vocabulary * dims.n_embd
+    return layout.weight_bytes * (2.0 * embedding + layout.bucket)
+
+
+def update(layout: Layout, dims: Dims) -> float:
+    """DeepSpeed's norm takes each gradient in fp64, and stages 1 and 2 lay all of their partition
+    together in fp32 before the update."""
+    count = sum(parameters(dims).values())
+    share = count / (layout.workers if layout.stage else 1)
+    largest = dims.vocabulary * dims.n_embd
+    norm = 8.0 * largest / (layout.workers if layout.stage >= 2 else 1)
+    return max(norm, 4.0 * share) if layout.stage in (1, 2) else norm

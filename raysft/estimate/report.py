@@ -1,0 +1,187 @@
+"""Everything `raysft estimate` tells, as one plain dict."""
+
+import os
+from dataclasses import asdict, replace
+from typing import Any
+
+from raysft.config.schema import Config
+from raysft.errors import UserError
+from raysft.estimate.devices import DATASHEET
+from raysft.estimate.memory import GIB, Layout, layout_of, memory_bytes
+from raysft.estimate.shape import Dims, dims_of, flops, parameters
+from raysft.estimate.time import Hardware, StepTime, scaling, step_time, traffic_bytes
+
+# Stage, optimizer offloaded, parameters offloaded.
+CHOICES = [(0, False, False), (1, False, False), (2, False, False), (3, False, False)]
+OFFLOADED = [(2, True, False), (3, True, False), (3, True, True)]
+LENGTHS = (128, 256, 512, 640, 768, 896, 1024)
+
+
+def estimate(
+    config: Config,
+    *,
+    device: str | None = None,
+    peak_tflops: float | None = None,
+    memory_gib: float | None = None,
+    link_gbs: float | None = None,
+) -> dict[str, Any]:
+    """The figures given win over those of the device's datasheet; what neither says is left out.
+
+    Raises UserError: an unknown device or model.
+    """
+    dims, layout = dims_of(config), layout_of(config)
+    sheet = None
+    if device is not None:
+        sheet = DATASHEET.get(device.lower())
+        if sheet is None:
+            raise UserError(f"--device {device}: known are {', '.join(DATASHEET)}")
+    memory = memory_gib or (sheet.memory_gib if sheet else None)
+    if memory is None and not config.on_gpu:
+        memory = machine_gib() / config.scaling.workers
+    peak = peak_tflops or (sheet.tflops if sheet else None)
+    link = link_gbs or (sheet.link_gbs if sheet else None)
+    sequences = config.batch.global_batch_size
+    result = {
+        "dims": asdict(dims),
+        "parameters": parameters(dims),
+        "flops_per_token": {length: flops(dims, 1, length, 1) for length in lengths(config, dims)},
+        "memory_gib": memory_table(layout, dims),
+        "chosen": name_of(layout),
+        "device": sheet.name if sheet else None,
+        "device_memory_gib": memory,
+        "largest_micro_batch": largest_micro_batch(layout, dims, memory) if memory else None,
+        "traffic_gb": traffic_table(layout, dims, config),
+        "advice": advice(layout, dims, config, memory),
+        "scaling": None,
+    }
+    if peak:
+        hardware = Hardware(
+            peak * 1e12, sheet.memory_gbs * 1e9 if sheet else None, (link or float("inf")) * 1e9
+        )
+        weak, strong = scaling(layout, dims, sequences, hardware)
+        result["step"] = described(step_time(layout, dims, sequences, hardware))
+        result["scaling"] = {
+            "peak_tflops": peak,
+            "link_gbs": link,
+            "weak": [described(one) for one in weak],
+            "strong": [described(one) for one in strong],
+        }
+    return result
+
+
+def lengths(config: Config, dims: Dims) -> list[int]:
+    wanted = {*LENGTHS, config.batch.seq_len}
+    return sorted(length for length in wanted if length <= dims.n_positions)
+
+
+def machine_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+
+
+def name_of(layout: Layout) -> str:
+    words = [f"ZeRO-{layout.stage}" if layout.stage else "no ZeRO"]
+    words += ["optimizer offloaded"] if layout.offload_optimizer else []
+    words += ["parameters offloaded"] if layout.offload_params else []
+    return ", ".join(words)
+
+
+def choices(layout: Layout) -> list[Layout]:
+    listed = CHOICES + (OFFLOADED if layout.on_gpu else [])
+    return [
+        replace(layout, stage=stage, offload_optimizer=optimizer, offload_params=params)
+        for stage, optimizer, params in listed
+        if stage or layout.weight_bytes == 4  # without ZeRO training is in fp32 only
+    ]
+
+
+def memory_table(layout: Layout, dims: Dims) -> list[dict[str, Any]]:
+    """A row for each choice of stage and offloading, with and without activation checkpointing."""
+    rows = []
+    for choice in choices(layout):
+        for checkpointing in (False, True):
+            one = replace(choice, checkpointing=checkpointing)
+            parts = {name: size / GIB for name, size in memory_bytes(one, dims).items()}
+            rows.append(
+                {
+                    "choice": name_of(one),
+                    "activation_checkpointing": checkpointing,
+                    "parts": parts,
+                    "total": sum(parts.values()),
+                }
+            )
+    return rows
+
+
+def total_gib(layout: Layout, dims: Dims) -> float:
+    return sum(memory_bytes(layout, dims).values()) / GIB
+
+
+def largest_micro_batch(layout: Layout, dims: Dims, memory_gib: float) -> int:
+    """Sequences of T tokens in a micro-batch that fit; 0 if not even one does."""
+    if total_gib(at(layout, 1), dims) > memory_gib:
+        return 0
+    fits = 1
+    while total_gib(at(layout, fits * 2), dims) <= memory_gib:
+        fits *= 2
+    for step in (fits >> k for k in range(1, fits.bit_length())):
+        if total_gib(at(layout, fits + step), dims) <= memory_gib:
+            fits += step
+    return fits
+
+
+def at(layout: Layout, sequences: int) -> Layout:
+    return replace(layout, micro_batch_tokens=sequences * layout.record_tokens)
+
+
+def traffic_table(layout: Layout, dims: Dims, config: Config) -> dict[str, dict[str, float]]:
+    """GB that one worker sends in a step, for each stage."""
+    micro_batches = config.grad_accum_steps
+    return {
+        name_of(one): {
+            name: size / 1e9 for name, size in traffic_bytes(one, dims, micro_batches).items()
+        }
+        for one in choices(layout)
+        if not (one.offload_optimizer or one.offload_params)
+    }
+
+
+def advice(layout: Layout, dims: Dims, config: Config, memory_gib: float | None) -> list[str]:
+    """What the figures say about the stage that was chosen."""
+    if memory_gib is None:
+        return ["Name a --device, or its --memory-gib, to hear what fits."]
+    total = total_gib(layout, dims)
+    if total > memory_gib:
+        fitting = [one for one in choices(layout) if total_gib(one, dims) <= memory_gib]
+        words = f"{name_of(layout)} needs {total:.1f} GiB a worker, and there are {memory_gib:.1f}"
+        checkpointed = replace(layout, checkpointing=True)
+        if total_gib(checkpointed, dims) <= memory_gib:
+            return [f"{words}: model.activation_checkpointing = true fits."]
+        if fitting:
+            return [f"{words}: {name_of(fitting[-1])} fits."]
+        return [f"{words}: take more workers, a shorter seq_len or a smaller micro-batch."]
+    lower = [
+        one
+        for one in choices(layout)
+        if one.stage < layout.stage and not one.offload_optimizer and not one.offload_params
+        and total_gib(one, dims) <= 0.9 * memory_gib
+    ]  # fmt: skip
+    if not lower or not layout.stage:
+        return []
+    best = lower[0]
+    mine, its = (
+        sum(traffic_bytes(one, dims, config.grad_accum_steps).values()) / 1e9
+        for one in (layout, best)
+    )
+    sends = (
+        f"sends {its:.1f} instead of {mine:.1f} GB a step"
+        if layout.workers > 1
+        else "gathers and frees nothing"
+    )
+    return [
+        f"{name_of(best)} also fits, in {total_gib(best, dims):.1f} of {memory_gib:.1f} GiB a "
+        f"worker, and {sends}: it would be faster (engine.zero_stage = {best.stage})."
+    ]
+
+
+def described(time: StepTime) -> dict[str, float]:
+    return asdict(time) | {"overlapped_s": time.overlapped_s, "in_turn_s": time.in_turn_s}

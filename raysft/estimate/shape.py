@@ -1,0 +1,127 @@
+"""The dimensions of the model a config names, its parameters, and its floating-point operations."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raysft.config.schema import DEMO, Config
+from raysft.errors import UserError
+
+GPT2_VOCABULARY = 50_257
+# n_layer, n_embd, n_head of the models on the hub, where no file says it (Radford et al. 2019).
+ON_THE_HUB = {
+    "gpt2": (12, 768, 12),
+    "gpt2-medium": (24, 1024, 16),
+    "gpt2-large": (36, 1280, 20),
+    "gpt2-xl": (48, 1600, 25),
+}
+
+
+@dataclass(frozen=True)
+class Dims:
+    """A GPT-2, whose LM head shares the weight of the token embedding."""
+
+    n_layer: int
+    n_embd: int
+    n_head: int
+    n_positions: int
+    vocabulary: int
+
+
+def dims_of(config: Config) -> Dims:
+    """From `model.shape`, a local folder's config.json, or the name of a GPT-2 on the hub.
+
+    Raises UserError: none of these says it, or the model is no GPT-2.
+    """
+    model = config.model
+    if model.init == "scratch" and model.shape:
+        shape = model.shape
+        vocabulary = shape.vocab_size or tokens_known(config)
+        return Dims(shape.n_layer, shape.n_embd, shape.n_head, shape.n_positions, vocabulary)
+    path = str(model.path)
+    file = Path(path).expanduser() / "config.json"
+    if file.is_file():
+        return dims_of_json(file)
+    name = path.removeprefix("openai-community/")
+    if name not in ON_THE_HUB:
+        raise UserError(
+            f"model.path: the dimensions of {path!r} are not known here. Name a local folder, "
+            'or set model.init = "scratch" and model.shape'
+        )
+    n_layer, n_embd, n_head = ON_THE_HUB[name]
+    return Dims(n_layer, n_embd, n_head, 1024, GPT2_VOCABULARY)
+
+
+def dims_of_json(file: Path) -> Dims:
+    try:
+        raw: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"model.path: {file} is damaged: {error}") from None
+    dims = dims_of_gpt2(raw)
+    if dims is None:
+        raise UserError(
+            f"model.path: {file} is of type {raw.get('model_type')!r}; the arithmetic here is of "
+            "GPT-2 with an MLP of 4 x n_embd"
+        )
+    return dims
+
+
+def dims_of_gpt2(raw: dict[str, Any]) -> Dims | None:
+    """Of a Hugging Face config as a dict; None when it is no GPT-2 as this arithmetic knows it."""
+    if raw.get("model_type") != "gpt2" or raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
+        return None
+    return Dims(
+        raw["n_layer"], raw["n_embd"], raw["n_head"], raw["n_positions"], raw["vocab_size"]
+    )
+
+
+def tokens_known(config: Config) -> int:
+    """The tokenizer's vocabulary with its added tokens, read from its file."""
+    path = config.model.tokenizer_path
+    if path == DEMO:
+        from raysft.data.demo import VOCABULARY
+
+        return VOCABULARY
+    file = Path(path).expanduser() / "tokenizer.json"
+    if not file.is_file():
+        return GPT2_VOCABULARY
+    raw = json.loads(file.read_text())
+    vocabulary = raw["model"]["vocab"]  # {token: id}, or a list of [token, score]
+    known = {*vocabulary} if isinstance(vocabulary, dict) else {token for token, _ in vocabulary}
+    return len(known | {token["content"] for token in raw.get("added_tokens", ())})
+
+
+def parameters(dims: Dims) -> dict[str, int]:
+    """Parameters by part. A block: attention 4 d² + 4 d, MLP 8 d² + 5 d, two norms 4 d.
+
+    Radford et al. 2019, and the weights that transformers makes of its GPT2Config.
+    """
+    d = dims.n_embd
+    return {
+        "token embedding": dims.vocabulary * d,
+        "position embedding": dims.n_positions * d,
+        "attention": dims.n_layer * (4 * d * d + 4 * d),
+        "mlp": dims.n_layer * (8 * d * d + 5 * d),
+        "norms": dims.n_layer * 4 * d + 2 * d,
+    }
+
+
+def flops(dims: Dims, tokens: float, pairs: float, supervised: float) -> dict[str, float]:
+    """Forward and backward FLOPs by part. `pairs`: the sum of the squared lengths of the records.
+
+    linear     6 x 12 L d² a token: 2 a weight forward, 4 backward (Kaplan et al. 2020, 2.1)
+    attention  12 L d a pair: two products over T x T forward, four backward (Narayanan et al. 2021,
+               section 3). All T x T pairs count, though a causal kernel skips half of them
+    head       6 V d a supervised token; it is not computed for others
+
+    What is computed twice to save memory does not count twice: these are the model's FLOPs, as in
+    MFU (Chowdhery et al. 2022, appendix B). For one token in a record of T, all of it supervised:
+    flops(dims, 1, T, 1).
+    """
+    d = dims.n_embd
+    return {
+        "linear": 6.0 * 12 * dims.n_layer * d * d * tokens,
+        "attention": 12.0 * dims.n_layer * d * pairs,
+        "head": 6.0 * dims.vocabulary * d * supervised,
+    }
