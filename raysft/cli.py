@@ -1,16 +1,14 @@
 """The command line: resolves, validates, writes run.json and hands it over. Light imports only."""
 
 import json
-import shlex
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from raysft import __version__, console, rundir
-from raysft.errors import INTERRUPTED, RunError, UserError
+from raysft.errors import RunError, UserError
 
 app = typer.Typer(
     name="raysft",
@@ -68,83 +66,12 @@ def train(
     profile: ProfileOption = False,
 ) -> None:
     """Masked supervised fine-tuning: loss on response tokens only."""
-    from raysft import plan, stamp, submit
     from raysft.config.load import load_config
-    from raysft.resume import check_resume
+    from raysft.launch import launch
 
     profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
     resolved = load_config(config, [*overrides, *profiled])
-    if name is None and resolved.run.name is None:
-        if resume:
-            raise UserError(f"--resume needs --name: which run in {resolved.run.storage}/?")
-        name = f"{Path(config).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    if name is not None:
-        run_section = resolved.run.model_copy(update={"name": name})
-        resolved = resolved.model_copy(update={"run": run_section})
-    run_dir = Path(resolved.run.storage) / str(resolved.run.name)
-    if resume:
-        check_resume(run_dir, resolved)
-    elif any((run_dir / started).exists() for started in rundir.STARTED):
-        raise UserError(
-            f"{run_dir} holds a run already: choose another --name, go on with it by --resume, "
-            "or remove it"
-        )
-    spec = {
-        "verb": "train",
-        "config": resolved.model_dump(mode="json"),
-        "stamp": stamp.submission(),
-    }
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        rundir.write_json(run_dir / rundir.RUN, spec)
-    except OSError as error:
-        raise UserError(f"run.storage: {run_dir} cannot be written: {error.strerror}") from None
-    console.stderr.print(f"[bold]raysft train[/] {config} to {run_dir}")
-    for row in plan.equations(resolved):
-        console.fact(*row)
-    if dry_run:
-        print(submit.entrypoint(run_dir / rundir.RUN))
-        return
-    with console.Renderer() as render:
-        code = submit.run_local(run_dir, render)
-    finish(run_dir, render, code, as_json=as_json)
-
-
-def finish(run_dir: Path, render: console.Renderer, code: int, *, as_json: bool) -> None:
-    """The last words of a run, and its exit code."""
-    end = render.end
-    if end is None:
-        log = run_dir / rundir.LOG
-        if code == INTERRUPTED:
-            console.error(f"killed before it could end; see {log}")
-            raise typer.Exit(code)
-        tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-        raise RunError(f"the job ended without a word (exit code {code}); {log} ends:\n{tail}")
-    summary: dict[str, Any] = dict(end["summary"])
-    if summary["status"] == "interrupted":
-        say_how_to_resume(run_dir, summary)
-        code = INTERRUPTED
-    elif summary["status"] == "failed":
-        if summary["error"] != render.told:
-            console.error(summary["error"])
-        console.stderr.print(f"[dim]details: {run_dir / rundir.LOG}[/]", soft_wrap=True)
-    if as_json:
-        print(json.dumps(summary, separators=(",", ":")))
-    elif summary["status"] == "done":
-        first, last = summary["eval_loss_first"], summary["eval_loss_last"]
-        heldout = "" if last is None else f", held-out loss {first:.4f} to {last:.4f}"
-        print(f"done: {summary['steps']} steps{heldout}; model in {summary['model_dir']}")
-    raise typer.Exit(code)
-
-
-def say_how_to_resume(run_dir: Path, summary: dict[str, Any]) -> None:
-    if not rundir.checkpoints(run_dir):
-        console.error(f"interrupted before the first checkpoint; nothing to resume in {run_dir}")
-        return
-    words = shlex.split(summary["stamp"]["command"])
-    words += [] if "--name" in words else ["--name", run_dir.name]
-    words += [] if "--resume" in words else ["--resume"]
-    console.error(f"interrupted; go on from the newest checkpoint with\n  {shlex.join(words)}")
+    launch("train", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json)
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervises.")
@@ -226,6 +153,83 @@ def generate(
     loaded, template = load(path)
     prompts = [prompt_ids(instruction, template)]
     print(answer(loaded, template, prompts, max_new_tokens)[0].strip())
+
+
+@app.command()
+def estimate(
+    config: ConfigArgument,
+    overrides: SetOption = [],  # noqa: B006
+    device: Annotated[str | None, typer.Option(help="A known device, such as h100.")] = None,
+    peak_tflops: Annotated[float | None, typer.Option(help="Its peak, TFLOP/s.")] = None,
+    memory_gib: Annotated[float | None, typer.Option(help="Memory of a worker, GiB.")] = None,
+    link_gbs: Annotated[float | None, typer.Option(help="Between workers, GB/s.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Memory, FLOPs, traffic and time of a run, before running it."""
+    from raysft.config.load import load_config
+    from raysft.estimate.report import estimate as estimate_run
+    from raysft.estimate.views import renderables
+
+    resolved = load_config(config, overrides)
+    facts = estimate_run(
+        resolved,
+        device=device,
+        peak_tflops=peak_tflops,
+        memory_gib=memory_gib,
+        link_gbs=link_gbs,
+    )
+    out = console.stderr if as_json else console.stdout
+    for part in renderables(facts):
+        out.print(part)
+    if as_json:
+        print(json.dumps(facts, separators=(",", ":")))
+
+
+bench_app = typer.Typer(no_args_is_help=True, help="Measure the real training step.")
+app.add_typer(bench_app, name="bench")
+
+
+@bench_app.command("seq-len")
+def bench_seq_len(
+    config: ConfigArgument,
+    overrides: SetOption = [],  # noqa: B006
+    name: NameOption = None,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """What the sequence length costs in time and memory, measured and predicted."""
+    from raysft.config.load import load_config
+    from raysft.launch import launch
+
+    resolved = load_config(config, overrides)
+    launch("bench seq-len", config, resolved, name, dry_run=dry_run, as_json=as_json)
+
+
+ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the run that has it.")]
+
+
+@bench_app.command("report")
+def bench_report(results: ResultsArgument) -> None:
+    """Draw the report of a results.json again: tables, report.md and the figure beside it."""
+    from raysft.bench.report import read_results, terminal_tables, verdict, write_report
+
+    file, found = read_results(results)
+    write_report(found, file.parent)
+    for table in terminal_tables(found):
+        console.stdout.print(table)
+    print(verdict(found))
+
+
+@bench_app.command("compare")
+def bench_compare(
+    first: ResultsArgument,
+    second: ResultsArgument,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Of time and of memory.")] = 0.1,
+) -> None:
+    """Two results side by side; exit code 1 if the second is worse by more than the tolerance."""
+    from raysft.bench.compare import compare
+
+    raise typer.Exit(compare(first, second, tolerance, console.stdout))
 
 
 @app.command()

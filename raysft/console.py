@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -180,11 +182,31 @@ class Renderer:
             for line in lines[1:]:
                 stderr.print(f"  {'':<12}[{style}]{line}[/]", soft_wrap=True)
 
+    def on_case(self, event: Event) -> None:
+        words = event["status"]
+        if event["step_times_s"]:
+            middle = median(event["step_times_s"])
+            words = (
+                f"{middle:.2f} s a step, {event['tokens'] / middle:,.0f} tokens/s, "
+                f"{event['peak_memory_gib']:.2f} GiB"
+            )
+        if event["error"]:
+            words += f": {event['error']}"
+        fact(f"{event['sequences']} x {event['seq_len']:,}", words)
+
     def on_end(self, event: Event) -> None:
         self.end = event
         self.live.stop()
-        if event["summary"]["status"] == "done":
-            stderr.print(closing_table(event["summary"]))
+        summary = event["summary"]
+        if summary["status"] != "done":
+            return
+        if summary["verb"] == "train":
+            stderr.print(closing_table(summary))
+        else:
+            from raysft.bench.report import read_results, terminal_tables
+
+            for table in terminal_tables(read_results(Path(summary["results"]))[1]):
+                stderr.print(table)
 
 
 def closing_table(summary: Event) -> Table:
@@ -203,6 +225,7 @@ def closing_table(summary: Event) -> Table:
         ("supervised tokens/s", "supervised_tokens_per_second", number(",.0f")),
         ("step time, median", "step_time_p50_s", number(".3f")),
         ("step time, 95 %", "step_time_p95_s", number(".3f")),
+        ("share of the peak (MFU)", "mfu", number(".1%")),
         ("memory, largest worker, GiB", "peak_memory_gib", number(".2f")),
         ("clipped steps", "clipped_steps", number(",")),
         ("exact match, held out", "exact_match", number(".3f")),

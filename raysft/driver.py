@@ -20,8 +20,8 @@ from ray.util.queue import Empty, Queue
 from raysft.cluster import missing_environment
 from raysft.config.resources import require_resources
 from raysft.config.schema import Config
-from raysft.data.dataset import Prepared, epoch_length
-from raysft.errors import RunError, UserError
+from raysft.data.dataset import TokenDataset, epoch_length
+from raysft.errors import OutOfMemory, RunError, UserError
 from raysft.events import Emit, Event
 from raysft.train.entry import train_entry
 from raysft.train.worker import WorkerJob
@@ -41,9 +41,19 @@ def total_steps(config: Config, num_records: int) -> int:
 
 
 def fit(
-    config: Config, prepared: Prepared, hf_config: Any, tokenizer: Any, run_dir: Path, emit: Emit
+    config: Config,
+    train: TokenDataset,
+    heldout: TokenDataset,
+    hf_config: Any,
+    tokenizer: Any,
+    run_dir: Path,
+    emit: Emit,
+    *,
+    exports: bool = True,
 ) -> RunResult:
     """Train on `config.scaling.workers` workers; `emit` gets every event, in this thread.
+
+    exports: the model is written to `run_dir` at the end.
 
     Raises UserError when the cluster is too small, RunError when the run fails.
     """
@@ -56,13 +66,14 @@ def fit(
         config=config,
         hf_config=hf_config,
         tokenizer=tokenizer,
-        total_steps=total_steps(config, epoch_length(prepared.train)),
-        model_dir=run_dir.resolve() / "model",
+        total_steps=total_steps(config, epoch_length(train)),
+        run_dir=run_dir.resolve(),
+        exports=exports,
     )
     options = {
         "job": ray.cloudpickle.dumps(job),
-        "train": ray.put(prepared.train),
-        "heldout": ray.put(prepared.heldout),
+        "train": ray.put(train),
+        "heldout": ray.put(heldout),
         "events": events,
     }
     emit({"event": "plan", "total_steps": job.total_steps})
@@ -138,9 +149,9 @@ def explain_failure(error: TrainingFailedError) -> Exception:
                 return disk_full(root)
             root = root.__cause__ or getattr(root, "cause", None)
     if any(is_out_of_memory(cause) for cause in causes):
-        return RunError(
-            "out of memory: a worker was stopped before it took the machine down. Any of these "
-            "needs less: a smaller batch.micro_batch_size or batch.seq_len, "
+        return OutOfMemory(
+            "out of memory: a worker asked for more than there is. Any of these needs less: "
+            "a smaller batch.micro_batch_size or batch.seq_len, "
             "model.activation_checkpointing = true, engine.zero_stage = 3, engine.precision = "
             '"bf16", more scaling.workers on other machines'
         )
@@ -148,10 +159,20 @@ def explain_failure(error: TrainingFailedError) -> Exception:
     return RunError(f"a worker failed: {first[-1] if first else type(causes[0]).__name__}")
 
 
+# Ray's memory monitor, CUDA, and torch's allocator on a CPU.
+ALLOCATION_FAILED = (
+    "OutOfMemory",
+    "low on memory",
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """By message: Ray wraps its own class in those of the actor that died of it."""
     text = f"{type(error).__name__} {error}"
-    return "OutOfMemory" in text or "low on memory" in text or "out of memory" in text
+    return any(words in text for words in ALLOCATION_FAILED)
 
 
 def disk_full(error: OSError) -> RunError:

@@ -13,3 +13,7 @@ class RunError(Exception):
     """The run failed for a reason outside the user's input, such as a full disk. Exit code 1."""
 
     exit_code = 1
+
+
+class OutOfMemory(RunError):
+    """A worker asked for more memory than there is."""

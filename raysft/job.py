@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
 from raysft import rundir
 from raysft.cluster import EMBEDDED, local_resources, shut_down_ray, start_ray_beside
@@ -98,6 +98,9 @@ def fan_out(config: Config, run_dir: Path, events: TextIO) -> Emit:
     return emit
 
 
+T = TypeVar("T")
+
+
 class Inputs(NamedTuple):
     template: "Template"
     hf_config: Any
@@ -105,24 +108,40 @@ class Inputs(NamedTuple):
     facts: dict[str, Any]  # of the audit
 
 
-def read_or_tell(config: Config, emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
-    """`read_inputs`, with a mistake told at once: ending the half-started Ray takes seconds."""
-    try:
-        return read_inputs(config, emit, ray_is_there)
-    except UserError as error:
-        emit({"event": "mistake", "message": str(error)})
-        raise
+def beside_ray(config: Config, emit: Emit, read: Callable[[Callable[[], None]], T]) -> T:
+    """Read the inputs while Ray starts. `read` gets a function that waits for Ray.
+
+    A mistake is told at once: ending the half-started Ray takes seconds.
+    """
+
+    def read_or_tell(ray_is_there: Callable[[], None]) -> T:
+        try:
+            return read(ray_is_there)
+        except UserError as error:
+            emit({"event": "mistake", "message": str(error)})
+            raise
+
+    if EMBEDDED:
+        require_resources(config, local_resources(config))
+    emit({"event": "status", "message": "starting Ray"})
+    return start_ray_beside(config, read_or_tell)
+
+
+def read_model(config: Config, emit: Emit) -> tuple["Template", Any]:
+    """Tokenizer and model config. Raises UserError."""
+    from raysft.train.model import load_model_config, load_template
+
+    emit({"event": "status", "message": f"loading tokenizer {config.model.tokenizer_path}"})
+    template = load_template(config)
+    return template, load_model_config(config, template)
 
 
 def read_inputs(config: Config, emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
     """Tokenizer, model config and data. Raises UserError."""
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
-    from raysft.train.model import load_model_config, load_template
 
-    emit({"event": "status", "message": f"loading tokenizer {config.model.tokenizer_path}"})
-    template = load_template(config)
-    hf_config = load_model_config(config, template)
+    template, hf_config = read_model(config, emit)
     emit({"event": "status", "message": "reading data"})
     prepared = prepare(config, template, ray_is_there)
     facts = audit(config, template, prepared)
@@ -133,11 +152,8 @@ def read_inputs(config: Config, emit: Emit, ray_is_there: Callable[[], None]) ->
 
 
 def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
-    if EMBEDDED:
-        require_resources(config, local_resources(config))
-    emit({"event": "status", "message": "starting Ray"})
-    template, hf_config, prepared, facts = start_ray_beside(
-        config, lambda ray_is_there: read_or_tell(config, emit, ray_is_there)
+    template, hf_config, prepared, facts = beside_ray(
+        config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there)
     )
     from raysft import driver
     from raysft.samples import finish_model
@@ -153,7 +169,9 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
             last.update(event)
         emit(event)
 
-    result = driver.fit(config, prepared, hf_config, template.tokenizer, run_dir, keep)
+    result = driver.fit(
+        config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep
+    )
     shut_down_ray()
     emit({"event": "status", "message": "writing answers to held-out records"})
     answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)
@@ -166,14 +184,30 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
         "steps": result.totals["step"],
         **without(result.totals, "step"),
         "peak_memory_gib": last.get("peak_memory_gib"),
-        "mfu": None,  # the peak of the device is not measured
         **answers,
         "data": facts,
         "workers": observed,
     }
 
 
-VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {"train": train}
+def bench_seq_len(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.bench.seq_len import Study, longest, run
+
+    def read(ray_is_there: Callable[[], None]) -> Study:
+        if config.bench.synthetic:
+            template, hf_config = read_model(longest(config), emit)
+            return Study(config, hf_config, template.tokenizer, None, run_dir)
+        inputs = read_inputs(longest(config), emit, ray_is_there)
+        records = inputs.prepared.train
+        return Study(config, inputs.hf_config, inputs.template.tokenizer, records, run_dir)
+
+    return run(beside_ray(config, emit, read), emit)
+
+
+VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {
+    "train": train,
+    "bench seq-len": bench_seq_len,
+}
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 from raysft.config.schema import Config
 
 
-def equations(config: Config) -> list[tuple[str, str]]:
+def equations(config: Config, verb: str = "train") -> list[tuple[str, str]]:
     """(name, equation) rows. Pure arithmetic: neither data nor model is read."""
+    return PLANS[verb](config)
+
+
+def training(config: Config) -> list[tuple[str, str]]:
     batch, scaling, schedule = config.batch, config.scaling, config.schedule
     if batch.packing:
         workers = "1 worker" if scaling.workers == 1 else f"{scaling.workers} workers"
@@ -15,6 +19,7 @@ def equations(config: Config) -> list[tuple[str, str]]:
             f"{config.grad_accum_steps} accumulation"
         )
     rows = [
+        model_equation(config),
         ("global batch", f"{batch.global_batch_size} records = {share}"),
         (
             "tokens a step",
@@ -23,6 +28,50 @@ def equations(config: Config) -> list[tuple[str, str]]:
         ),
         ("steps", steps_equation(config)),
         ("learning rate", rate_equation(config)),
+        *where_and_how(config),
+    ]
+    if schedule.min_lr_ratio == 1.0:
+        rows.append(("note", "min_lr_ratio = 1: the rate stays constant after warmup"))
+    return rows
+
+
+def seq_len_cases(config: Config) -> list[tuple[str, str]]:
+    """Of `bench seq-len`."""
+    from raysft.bench.seq_len import cases, longest
+
+    longest(config)  # raises UserError where the model has no such positions
+    listed, bench = cases(config), config.bench
+    rows = [model_equation(config), *where_and_how(config)]
+    for table in ("sequences", "tokens"):
+        words = [f"{c.sequences} x {c.seq_len:,}" for c in listed if table in c.tables]
+        rows.append((f"equal {table}", ", ".join(words)))
+    rows.append(
+        (
+            "cases",
+            f"{len(listed)}, each in fresh workers: {bench.warmup_steps} + {bench.steps} steps",
+        )
+    )
+    return rows
+
+
+PLANS = {"train": training, "bench seq-len": seq_len_cases}
+
+
+def model_equation(config: Config) -> tuple[str, str]:
+    shape = config.model.shape
+    if config.model.init != "scratch" or shape is None:
+        return "model", f"{config.model.path}, {config.model.init}"
+    blocks = shape.n_layer * (12 * shape.n_embd**2 + 13 * shape.n_embd)
+    return (
+        "model",
+        f"{blocks / 1e6:.1f} M parameters in blocks = {shape.n_layer} layers x "
+        f"(12 x {shape.n_embd}² + 13 x {shape.n_embd}), plus embeddings, from scratch",
+    )
+
+
+def where_and_how(config: Config) -> list[tuple[str, str]]:
+    scaling = config.scaling
+    return [
         (
             "workers",
             f"{scaling.workers} x {scaling.cpus_per_worker} CPU"
@@ -30,22 +79,6 @@ def equations(config: Config) -> list[tuple[str, str]]:
         ),
         ("engine", engine_words(config)),
     ]
-    shape = config.model.shape
-    if config.model.init == "scratch" and shape:
-        blocks = shape.n_layer * (12 * shape.n_embd**2 + 13 * shape.n_embd)
-        rows.insert(
-            0,
-            (
-                "model",
-                f"{blocks / 1e6:.1f} M parameters in blocks = {shape.n_layer} layers x "
-                f"(12 x {shape.n_embd}² + 13 x {shape.n_embd}), plus embeddings, from scratch",
-            ),
-        )
-    else:
-        rows.insert(0, ("model", f"{config.model.path}, {config.model.init}"))
-    if schedule.min_lr_ratio == 1.0:
-        rows.append(("note", "min_lr_ratio = 1: the rate stays constant after warmup"))
-    return rows
 
 
 def steps_equation(config: Config) -> str:

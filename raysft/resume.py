@@ -10,7 +10,7 @@ from raysft.errors import UserError
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
 FIXED = ("model", "data", "batch", "engine", "scaling.workers", "optim.name", "run.seed")
 # What may differ without a word.
-FREE = ("run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "scaling")
+FREE = ("run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "scaling", "bench")
 
 
 def check_resume(run_dir: Path, config: Config) -> None:

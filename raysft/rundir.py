@@ -13,9 +13,11 @@ SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
+RESULTS = "results.json"  # of a benchmark
+REPORT = "report.md"
 CHECKPOINTS = "checkpoints"
 REGISTER = "checkpoint_manager_snapshot.json"  # Ray Train's, written after each upload
-STARTED = (METRICS, CHECKPOINTS, MODEL)  # a folder with one of these has been trained in
+STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,8 +28,22 @@ class Outcome(NamedTuple):
         return json.loads(self.stdout.splitlines()[-1])
 
 
-def run_raysft(*args: str | Path, cwd: Path, timeout: float = 300, **env: str) -> Outcome:
-    """The installed command in a process of its own, as a person runs it."""
+def run_raysft(
+    *args: str | Path,
+    cwd: Path,
+    timeout: float = 300,
+    address_space: int | None = None,
+    **env: str,
+) -> Outcome:
+    """The installed command in a process of its own, as a person runs it.
+
+    address_space: bytes that each of its processes can map at most.
+    """
+
+    def limit() -> None:
+        if address_space:
+            resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
+
     done = subprocess.run(
         [Path(sys.executable).parent / "raysft", *map(str, args)],
         cwd=cwd,
@@ -36,6 +51,7 @@ def run_raysft(*args: str | Path, cwd: Path, timeout: float = 300, **env: str) -
         capture_output=True,
         text=True,
         timeout=timeout,
+        preexec_fn=limit,
     )
     return Outcome(done.returncode, done.stdout, done.stderr)
 

@@ -1,12 +1,32 @@
 """Two results of `bench seq-len` side by side, and whether the second is worse."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from raysft.bench.numbers import median
+from raysft.bench.report import read_results
+from raysft.errors import UserError
+
+
+def compare(first: Path, second: Path, tolerance: float, out: Console) -> int:
+    """Print both and what differs; 1 if the second is worse. Raises UserError."""
+    (_, a), (_, b) = read_results(first), read_results(second)
+    found = pairs(a, b)
+    if not found:
+        raise UserError(f"{first} and {second} have no case in common")
+    out.print(f"A  {first}: {a['title']}\nB  {second}: {b['title']}")
+    for line in differences(a["config"], b["config"]):
+        out.print(f"  {line}")
+    out.print(comparison_table(found, tolerance))
+    alone = len(a["cases"]) + len(b["cases"]) - 2 * len(found)
+    if alone:
+        out.print(f"{alone} cases are in one of them only")
+    return int(any(pair.worse(tolerance) for pair in found))
 
 
 class Pair(NamedTuple):
@@ -50,9 +70,7 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         keys = sorted({*a, *b} - {"name", "storage"})
         return [
-            line
-            for key in keys
-            for line in differences(a.get(key), b.get(key), f"{prefix}{key}.")
+            line for key in keys for line in differences(a.get(key), b.get(key), f"{prefix}{key}.")
         ]
     return [] if a == b else [f"{prefix.rstrip('.')}: {a!r} and {b!r}"]
 

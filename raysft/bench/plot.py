@@ -45,9 +45,7 @@ def draw_ratio(axes: Any, rows: Sequence[Row]) -> None:
     line(axes, rows, lambda r: (r.seq_len / shortest) ** 2, "O(T²)", CLAIMED, ":")
     line(axes, rows, lambda r: r.predicted_ratio, "predicted by FLOPs", PREDICTED, "s--")
     line(axes, rows, lambda r: r.ratio, "measured", MEASURED, "o-")
-    axes.set(
-        title="Step time, equal sequences a step", ylabel=f"times that of T = {shortest}"
-    )
+    axes.set(title="Step time, equal sequences a step", ylabel=f"times that of T = {shortest}")
 
 
 def line(

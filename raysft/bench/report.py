@@ -1,19 +1,45 @@
 """results.json of `bench seq-len` to rows, a verdict, a terminal table and Markdown."""
 
+import json
+import statistics
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from raysft import rundir
 from raysft.bench.numbers import median, percentile
+from raysft.errors import UserError
 
 Results = Mapping[str, Any]
+PLOT = "seq-len.png"
 TITLES = {
     "sequences": "Equal sequences a step: what a longer sequence costs",
     "tokens": "Equal tokens a step: what the same tokens cost in longer sequences",
 }
-CLAIM = 4.0  # what O(L T² d) says of 512 to 1024, the linear layers and the head left out
+
+
+def read_results(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A results.json, or that of a run directory. Raises UserError: it is not there, or is none."""
+    file = path / rundir.RESULTS if path.is_dir() else path
+    try:
+        results: dict[str, Any] = json.loads(file.read_text())
+        results["cases"][0]["step_times_s"]
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: name a results.json, or a run") from None
+    except (ValueError, KeyError, IndexError, TypeError):
+        raise UserError(f"{file} holds no results of `raysft bench`") from None
+    return file, results
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """report.md and its figure, in `folder`."""
+    from raysft.bench.plot import draw
+
+    draw(results, folder / PLOT)
+    (folder / rundir.REPORT).write_text(markdown(results, PLOT))
 
 
 class Row(NamedTuple):
@@ -96,17 +122,17 @@ def verdict(results: Results) -> str:
 # Heading, what of a row, format.
 COLUMNS: list[tuple[str, str, str]] = [
     ("T", "seq_len", ",d"),
-    ("sequences", "sequences", ",d"),
-    ("step p50, s", "step_p50_s", ".2f"),
-    ("p95, s", "step_p95_s", ".2f"),
-    ("tokens/s", "tokens_per_second", ",.0f"),
-    ("supervised/s", "supervised_tokens_per_second", ",.0f"),
-    ("GFLOP/s", "flops_per_second", ",.0f"),
+    ("seqs", "sequences", ",d"),
+    ("p50 s", "step_p50_s", ".2f"),
+    ("p95 s", "step_p95_s", ".2f"),
+    ("tok/s", "tokens_per_second", ",.0f"),
+    ("sup/s", "supervised_tokens_per_second", ",.0f"),
+    ("GF/s", "flops_per_second", ",.0f"),
     ("MFU", "mfu", ".0%"),
     ("GiB", "memory_gib", ".2f"),
-    ("predicted", "predicted_memory_gib", ".2f"),
+    ("pred.", "predicted_memory_gib", ".2f"),
     ("ratio", "ratio", ".2f"),
-    ("predicted ", "predicted_ratio", ".2f"),
+    ("pred.", "predicted_ratio", ".2f"),
 ]
 
 
@@ -125,7 +151,9 @@ def cells(row: Row) -> list[str]:
 def terminal_tables(results: Results) -> list[Table]:
     tables = []
     for name, title in TITLES.items():
-        table = Table(box=SIMPLE_HEAD, title=title, title_justify="left")
+        table = Table(
+            box=SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False
+        )
         for heading, _, _ in COLUMNS:
             table.add_column(heading.strip(), justify="right")
         for row in rows_of(results, name):
@@ -140,10 +168,12 @@ def markdown(results: Results, plot: str) -> str:
     for name, title in TITLES.items():
         lines += [f"## {title}", "", *markdown_table(rows_of(results, name)), ""]
     lines += [
-        "Ratios are to the shortest length: of measured median step times, and of the model's FLOPs.",
+        "Seqs: sequences a step; p50 and p95: of step times; tok/s and sup/s: all and supervised",
+        "tokens a second; pred.: predicted by `raysft estimate`, before running.",
+        "Ratios are to the shortest length: of median step times, and of the model's FLOPs.",
         "GiB is the peak of the largest worker "
         + ("on the GPU" if on_gpu(results) else "(resident memory of its process)")
-        + ", beside what `raysft estimate` predicts. MFU is the share of the peak below.",
+        + ". MFU is GF/s, 1e9 FLOPs a second, as a share of the peak below.",
         "",
         "## How it was measured",
         "",
@@ -171,7 +201,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     config, bench = results["config"], results["config"]["bench"]
     engine, scaling = config["engine"], config["scaling"]
     observed = next((c["observed"] for c in results["cases"] if c["observed"]), None)
-    rows = []
+    rows: list[tuple[str, str]] = []
     if observed:
         rows.append(("hardware", hardware(observed, gpu=on_gpu(results))))
         versions = observed["versions"]
@@ -184,10 +214,10 @@ def facts(results: Results) -> list[tuple[str, str]]:
         rows.append(
             (
                 "peak",
-                f"{median(rates) / 1e9:,.0f} GFLOP/s of products as the training multiplies "
-                f"({rates[0] / 1e9:,.0f} to {rates[-1] / 1e9:,.0f} over the cases), "
-                f"{median(copies) / 1e9:,.0f} GB/s of copies; all workers together, measured "
-                "after the steps of each case",
+                f"{statistics.median(rates) / 1e9:,.0f} GFLOP/s of products as the training "
+                f"multiplies ({rates[0] / 1e9:,.0f} to {rates[-1] / 1e9:,.0f} over the cases), "
+                f"{statistics.median(copies) / 1e9:,.0f} GB/s of copies; all workers together, "
+                "measured after the steps of each case",
             )
         )
     words = [f"ZeRO stage {engine['zero_stage']}", engine["precision"]]

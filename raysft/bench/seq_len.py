@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from raysft import rundir
+from raysft.bench.report import verdict, write_report
 from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset, epoch_order
 from raysft.errors import OutOfMemory, RunError, UserError
 from raysft.estimate.memory import memory_gib
-from raysft.estimate.shape import Dims, dims_of_gpt2, flops
+from raysft.estimate.shape import Dims, dims_of_gpt2, flops, parameters
 from raysft.events import Emit, Event, without
 
 TABLES = ("sequences", "tokens")  # what every case of a table has an equal number of in a step
@@ -49,6 +51,12 @@ def cases(config: Config) -> list[Case]:
         for table, sequences in zip(TABLES, (count, near), strict=True):
             members.setdefault((length, sequences), []).append(table)
     return [Case(*key, tuple(tables)) for key, tables in members.items()]
+
+
+def longest(config: Config) -> Config:
+    """The config at its longest case: what data is read for, and what the model must allow."""
+    overrides = {"batch.seq_len": max(config.bench.seq_lens), "batch.tokens_per_micro_batch": None}
+    return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
 
 
 def sequences_at_once(config: Config) -> int:
@@ -119,6 +127,47 @@ class Study:
     run_dir: Path
 
 
+def run(study: Study, emit: Emit) -> Event:
+    """The whole study, on the Ray cluster this process is connected to. Returns its summary.
+
+    results.json is written after every case, so that what has ended is kept whatever comes.
+    """
+    results: dict[str, Any] = {
+        "study": "seq-len",
+        "title": title(study),
+        "stamp": rundir.read_json(study.run_dir / rundir.RUN)["stamp"],
+        "config": study.config.model_dump(mode="json"),
+        "cases": [],
+    }
+    for result in run_cases(study, emit):
+        results["cases"].append(result)
+        rundir.write_json(study.run_dir / rundir.RESULTS, results)
+    write_report(results, study.run_dir)
+    return {
+        "results": str(study.run_dir / rundir.RESULTS),
+        "report": str(study.run_dir / rundir.REPORT),
+        "verdict": verdict(results),
+        "cases": {
+            status: sum(case["status"] == status for case in results["cases"])
+            for status in ("done", "out of memory", "failed")
+        },
+    }
+
+
+def title(study: Study) -> str:
+    config, dims = study.config, dims_of_gpt2(study.hf_config.to_dict())
+    scaling = config.scaling
+    what = str(config.model.path or "a model")
+    if dims is not None:
+        count = sum(parameters(dims).values())
+        what = f"GPT-2 of {dims.n_layer} layers and width {dims.n_embd} ({count / 1e6:,.0f} M)"
+    workers = "1 worker" if scaling.workers == 1 else f"{scaling.workers} workers"
+    device = "GPU" if config.on_gpu else "CPU"
+    return (
+        f"{what}, ZeRO-{config.engine.zero_stage}, {config.engine.precision}, {workers}, {device}"
+    )
+
+
 def run_cases(study: Study, emit: Emit) -> Iterator[dict[str, Any]]:
     """The result of each case as it ends; one that fails is a result like any other."""
     listed = cases(study.config)
@@ -143,11 +192,11 @@ def run_case(study: Study, case: Case) -> dict[str, Any]:
     seen: list[Event] = []
     outcome: dict[str, Any] = {"status": "done", "error": None, "peak": None}
     folder = study.run_dir / "cases" / f"{case.seq_len}-{case.sequences}"
-    nothing = data.take([])
+    nothing = rows_of(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.bool_))
     try:
         result = driver.fit(
             config, data, nothing, study.hf_config, study.tokenizer, folder, seen.append,
-            export=False,
+            exports=False,
         )  # fmt: skip
         outcome["peak"] = result.totals["peak"]
     except OutOfMemory as error:

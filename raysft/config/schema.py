@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
+SeqLen = Annotated[int, Field(ge=8)]  # tokens
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 
@@ -38,12 +39,13 @@ class Run(Section):
 
 
 class Shape(Section):
-    """A GPT-2 architecture; the vocabulary size comes from the tokenizer."""
+    """A GPT-2 architecture."""
 
     n_layer: Count
     n_embd: Count
     n_head: Count
     n_positions: Count = 1024
+    vocab_size: Count | None = None  # default: as many as the tokenizer has tokens
     initializer_range: PositiveFloat = 0.02  # narrow models want more
 
     @model_validator(mode="after")
@@ -131,7 +133,7 @@ class Data(Section):
 
 
 class Batch(Section):
-    seq_len: Annotated[int, Field(ge=8)] = 512  # tokens
+    seq_len: SeqLen = 512
     global_batch_size: Count = 32  # records in one optimizer step
     packing: bool = True  # records end to end, without padding
     tokens_per_micro_batch: Count | None = None  # of a pack; default micro_batch_size x seq_len
@@ -231,6 +233,15 @@ class Log(Section):
     profile_steps: CountOrZero = 0  # steps of which to tell where the time went
 
 
+class Bench(Section):
+    """What `raysft bench` measures. A step has batch.global_batch_size sequences."""
+
+    seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
+    steps: Count = 4  # timed, of each case
+    warmup_steps: Count = 2  # before them, and not timed: the first allocates, the second settles
+    synthetic: bool = False  # random tokens, all supervised, instead of the records
+
+
 class Config(Section):
     run: Run = Run()
     model: Model
@@ -243,6 +254,7 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()
     log: Log = Log()
+    bench: Bench = Bench()
 
     @property
     def grad_accum_steps(self) -> int:

@@ -21,6 +21,7 @@ class StepData(NamedTuple):
     batches: list[Batch]  # of this rank
     tokens: int  # of the global batch, without padding
     supervised_tokens: int  # of the global batch: known to every rank without asking the others
+    pairs: int  # of the global batch: the sum of the squared lengths, which attention works on
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +40,7 @@ class RankData:
             self._share(self.train, indices, batch.micro_batch_size),
             int(self.train.lengths[indices].sum()),
             int(self.train.supervised[indices].sum()),
+            int((self.train.lengths[indices] ** 2).sum()),
         )
 
     @cached_property

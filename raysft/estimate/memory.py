@@ -15,7 +15,7 @@ WEIGHT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 # Of a worker before it has a model: interpreter, torch, Ray, DeepSpeed and their libraries.
 # Measured, with the versions of constraints.txt; on a GPU it is not on the device.
 CPU_PROCESS_GIB = 0.50
-LOGIT_BLOCK_BYTES = 8 << 20  # loss.BLOCK_BYTES
+LOGIT_BLOCK_BYTES = 64 << 20  # loss.BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,11 @@ def memory_gib(config: Config, dims: Dims) -> dict[str, float]:
 
 
 def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
-    """The fuller of two moments: the backward pass, and the update after it."""
+    """The fuller of two moments: the backward pass, and the update after it.
+
+    On a CPU at stages 1 and 2 their sum: the update lays a whole partition together, for which none
+    of the pieces that the backward pass freed is large enough, and the process keeps both.
+    """
     process = {} if layout.on_gpu else {"process": CPU_PROCESS_GIB * GIB}
     states = model_states(layout, sum(parameters(dims).values()))
     backward = {
@@ -76,8 +80,9 @@ def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
         "raw gradients": raw_gradients(layout, dims),
     }
     updating = {"update": update(layout, dims)}
-    fuller = max(backward, updating, key=lambda parts: sum(parts.values()))
-    return process | states | fuller
+    if not layout.on_gpu and layout.stage in (1, 2):
+        return process | states | backward | updating
+    return process | states | max(backward, updating, key=lambda parts: sum(parts.values()))
 
 
 def model_states(layout: Layout, count: int) -> dict[str, float]:
@@ -121,9 +126,9 @@ def activations(layout: Layout, dims: Dims) -> float:
     """Kept by the forward pass for the backward, of all layers.
 
     A token and layer keep 17 d numbers: the residual stream twice, both norms' outputs, query, key,
-    value, attention's output twice, and 4 d before and after GELU (counted in this code; Korthikanti
-    et al. 2022, section 4, count 34 d bytes in the same way). Eager attention keeps its H x T
-    probabilities twice. With activation checkpointing d a layer, and one layer in full.
+    value, attention's output twice, and 4 d before and after GELU (counted in this code; the method
+    is that of Korthikanti et al. 2022, section 4.1). Eager attention keeps its H x T probabilities
+    twice. With activation checkpointing d a layer, and one layer in full.
     """
     token = 17.0 * dims.n_embd
     if layout.eager:
@@ -144,24 +149,29 @@ def work_of_a_layer(layout: Layout, dims: Dims) -> float:
 
 
 def loss(layout: Layout, dims: Dims) -> float:
-    """Hidden states at supervised positions and their gradient in fp32, and blocks of logits."""
-    return layout.micro_batch_tokens * dims.n_embd * (layout.weight_bytes + 8.0) + (
-        4.0 * LOGIT_BLOCK_BYTES
-    )
+    """Hidden states at supervised positions and their gradient, and a block of logits: as the head
+    gives them, their logarithms and gradients in fp32, and those rounded to go on."""
+    b, tokens = layout.weight_bytes, layout.micro_batch_tokens
+    in_block = min(tokens, LOGIT_BLOCK_BYTES / (4 * dims.vocabulary))
+    return 2.0 * b * tokens * dims.n_embd + in_block * dims.vocabulary * (4.0 + 2 * b)
 
 
 def raw_gradients(layout: Layout, dims: Dims) -> float:
-    """Gradients as autograd makes them, until they are reduced: of the token embedding, which both
-    ends of the model fill, twice, and a bucket."""
+    """Gradients as autograd makes them, until they are reduced: at stage 1 all, else a bucket and
+    that of the token embedding, which both ends of the model fill, once more than it is kept."""
     embedding = dims.vocabulary * dims.n_embd
+    if layout.stage == 1:
+        return layout.weight_bytes * float(sum(parameters(dims).values()) + embedding)
     return layout.weight_bytes * (2.0 * embedding + layout.bucket)
 
 
 def update(layout: Layout, dims: Dims) -> float:
-    """DeepSpeed's norm takes each gradient in fp64, and stages 1 and 2 lay all of their partition
-    together in fp32 before the update."""
-    count = sum(parameters(dims).values())
-    share = count / (layout.workers if layout.stage else 1)
-    largest = dims.vocabulary * dims.n_embd
+    """DeepSpeed's norm takes each gradient in fp64. Stages 1 and 2 lay all of their partition
+    together in fp32, and with several workers the largest gradient and the weights to be sent."""
+    count, largest = sum(parameters(dims).values()), dims.vocabulary * dims.n_embd
     norm = 8.0 * largest / (layout.workers if layout.stage >= 2 else 1)
-    return max(norm, 4.0 * share) if layout.stage in (1, 2) else norm
+    if layout.stage not in (1, 2):
+        return norm
+    summed = 4 if layout.accumulates else layout.weight_bytes
+    sent = summed * largest + layout.weight_bytes * count if layout.workers > 1 else 0
+    return max(norm, 4.0 * count / layout.workers) + sent

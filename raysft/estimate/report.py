@@ -47,6 +47,7 @@ def estimate(
         "flops_per_token": {length: flops(dims, 1, length, 1) for length in lengths(config, dims)},
         "memory_gib": memory_table(layout, dims),
         "chosen": name_of(layout),
+        "micro_batch_tokens": layout.micro_batch_tokens,
         "device": sheet.name if sheet else None,
         "device_memory_gib": memory,
         "largest_micro_batch": largest_micro_batch(layout, dims, memory) if memory else None,
@@ -79,10 +80,12 @@ def machine_gib() -> float:
 
 
 def name_of(layout: Layout) -> str:
+    """Such as "ZeRO-3 O A"; the letters are explained under the table."""
     words = [f"ZeRO-{layout.stage}" if layout.stage else "no ZeRO"]
-    words += ["optimizer offloaded"] if layout.offload_optimizer else []
-    words += ["parameters offloaded"] if layout.offload_params else []
-    return ", ".join(words)
+    words += ["O"] if layout.offload_optimizer else []
+    words += ["P"] if layout.offload_params else []
+    words += ["A"] if layout.checkpointing else []
+    return " ".join(words)
 
 
 def choices(layout: Layout) -> list[Layout]:
@@ -104,7 +107,6 @@ def memory_table(layout: Layout, dims: Dims) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "choice": name_of(one),
-                    "activation_checkpointing": checkpointing,
                     "parts": parts,
                     "total": sum(parts.values()),
                 }

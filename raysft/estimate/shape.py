@@ -71,9 +71,7 @@ def dims_of_gpt2(raw: dict[str, Any]) -> Dims | None:
     """Of a Hugging Face config as a dict; None when it is no GPT-2 as this arithmetic knows it."""
     if raw.get("model_type") != "gpt2" or raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
         return None
-    return Dims(
-        raw["n_layer"], raw["n_embd"], raw["n_head"], raw["n_positions"], raw["vocab_size"]
-    )
+    return Dims(raw["n_layer"], raw["n_embd"], raw["n_head"], raw["n_positions"], raw["vocab_size"])
 
 
 def tokens_known(config: Config) -> int:

@@ -57,8 +57,8 @@ def traffic_bytes(layout: Layout, dims: Dims, micro_batches: int) -> dict[str, f
 
 
 def computed_flops(layout: Layout, dims: Dims, tokens: float) -> float:
-    """FLOPs of one worker, with those that are done twice to save memory: logits, for the loss, and
-    with activation checkpointing the forward pass of the layers, a third of forward and backward."""
+    """FLOPs of one worker, with those done twice to save memory: the logits, for the loss, and with
+    activation checkpointing the forward pass of the layers, a third of forward and backward."""
     parts = flops(dims, tokens, tokens * layout.record_tokens, tokens)
     again = parts["head"] / 3
     if layout.checkpointing:
@@ -88,12 +88,11 @@ def step_time(layout: Layout, dims: Dims, sequences: int, hardware: Hardware) ->
 def scaling(
     layout: Layout, dims: Dims, sequences: int, hardware: Hardware, most: int = 1024
 ) -> tuple[list[StepTime], list[StepTime]]:
-    """Weak (each worker keeps its sequences) and strong (all share the same), 1 to 1,024 workers."""
+    """Weak (each worker keeps its sequences) and strong (all share the same) scaling."""
     share = max(1, sequences // layout.workers)
     counts = [2**power for power in range(most.bit_length()) if 2**power <= most]
     weak = [
-        step_time(replace(layout, workers=count), dims, share * count, hardware)
-        for count in counts
+        step_time(replace(layout, workers=count), dims, share * count, hardware) for count in counts
     ]
     strong = [
         step_time(replace(layout, workers=count), dims, sequences, hardware)

@@ -48,8 +48,9 @@ def parameters_table(facts: Facts) -> Table:
 def flops_table(facts: Facts) -> Table:
     table = new_table(
         "Forward and backward, MFLOPs a token",
-        ["T", "linear", "attention", "head", "all", "attention's share", "a sequence, to 512"],
-        "A record of T tokens, all supervised. O(T²) alone would make 1,024 cost 4 times 512.",
+        ["T", "linear", "attention", "head", "all", "attention", "sequence"],
+        "A record of T tokens, all supervised. The last column is a whole sequence to one of 512: "
+        "O(T²) alone would make 1,024 cost 4 times as much.",
     )
     rows = {int(length): parts for length, parts in facts["flops_per_token"].items()}
     reference = sum(rows[512].values()) * 512 if 512 in rows else None
@@ -68,38 +69,37 @@ def flops_table(facts: Facts) -> Table:
 # Heading, the parts that it sums.
 MEMORY_COLUMNS = (
     ("weights", ("weights",)),
-    ("gradients", ("gradients",)),
+    ("grads", ("gradients",)),
     ("master", ("master weights",)),
     ("Adam", ("Adam moments",)),
-    ("gathered", ("gathered weights",)),
-    ("activations", ("activations", "work of a layer")),
-    ("loss, buffers", ("loss", "raw gradients", "update")),
-    ("process", ("process",)),
+    ("activ.", ("activations", "work of a layer")),
+    ("other", ("gathered weights", "loss", "raw gradients", "update", "process")),
+)
+LEGEND = (
+    "A: with activation checkpointing, O: optimizer offloaded, P: parameters offloaded. "
+    "Other: gathered weights, blocks of logits, gradients before they are reduced, the update's "
+    "buffers, and on a CPU the process itself."
 )
 
 
 def memory_table(facts: Facts) -> Table:
     device = facts["device_memory_gib"]
+    headings = ["", *(heading for heading, _ in MEMORY_COLUMNS), "all"]
     table = new_table(
-        "Memory of a worker at its fullest, GiB",
-        ["", *(heading for heading, _ in MEMORY_COLUMNS), "all", "fits" if device else ""],
-        f"{device:.1f} GiB a worker" if device else None,
+        f"Memory of a worker at its fullest, GiB; {facts['micro_batch_tokens']:,} tokens in a "
+        "micro-batch",
+        [*headings, "fits"] if device else headings,
+        (f"Of {device:.1f} GiB a worker. " if device else "") + LEGEND,
     )
     for row in facts["memory_gib"]:
-        name = row["choice"]
-        if row["activation_checkpointing"]:
-            name = "  with activation checkpointing"
-        values = [
-            sum(row["parts"].get(part, 0.0) for part in parts) for _, parts in MEMORY_COLUMNS
-        ]
-        fits = ("yes" if row["total"] <= device else "no") if device else ""
-        chosen = row["choice"] == facts["chosen"] and not row["activation_checkpointing"]
+        values = [sum(row["parts"].get(part, 0.0) for part in parts) for _, parts in MEMORY_COLUMNS]
+        fits = [("yes" if row["total"] <= device else "no")] if device else []
         table.add_row(
-            name,
+            row["choice"],
             *(f"{value:.2f}" if value else "" for value in values),
             f"{row['total']:.2f}",
-            fits,
-            style="bold" if chosen else "",
+            *fits,
+            style="bold" if row["choice"] == facts["chosen"] else "",
         )
     return table
 
@@ -120,22 +120,21 @@ def scaling_table(facts: Facts, kind: str, title: str) -> Table:
     link = scaling["link_gbs"]
     table = new_table(
         title,
-        ["workers", "sequences a step", "compute, s", "traffic, s", "update, s", "step, s", "speed"],
-        f"At a peak of {scaling['peak_tflops']:,.0f} TFLOP/s"
+        ["workers", "sequences", "compute", "traffic", "update", "least", "most", "speed"],
+        f"Seconds, at a peak of {scaling['peak_tflops']:,.0f} TFLOP/s"
         + (f" and {link:,.0f} GB/s between workers" if link else ", links taken to cost nothing")
-        + ": a bound that no run reaches. "
-        "A step lies between traffic fully overlapped and in turn; speed is in sequences, to 1 "
-        "worker, in turn.",
+        + ": a bound that no run reaches. Least: all traffic beside computation; most: none of "
+        "it. Speed: sequences a second to those of 1 worker, by the most.",
     )
     rows = [row for row in scaling[kind] if row["workers"] in SHOWN_WORKERS]
     for row in rows:
         speed = row["sequences"] / row["in_turn_s"] * rows[0]["in_turn_s"] / rows[0]["sequences"]
+        times = ("compute_s", "traffic_s", "update_s", "overlapped_s", "in_turn_s")
         table.add_row(
             f"{row['workers']:,}",
             f"{row['sequences']:,}",
-            *(f"{row[key]:.3f}" for key in ("compute_s", "traffic_s", "update_s")),
-            f"{row['overlapped_s']:.3f} to {row['in_turn_s']:.3f}",
-            f"{speed:,.1f} x",
+            *(f"{row[key]:.3f}" for key in times),
+            f"{speed:,.1f}",
         )
     return table
 

@@ -65,12 +65,8 @@ def load_model_config(config: Config, template: Template) -> Any:
 
     model, tokenizer = config.model, template.tokenizer
     if model.init == "scratch" and model.shape:
-        hf_config = GPT2Config(
-            vocab_size=len(tokenizer),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            **model.shape.model_dump(),
-        )
+        shape = model.shape.model_dump(exclude_none=True)
+        hf_config = GPT2Config(**{"vocab_size": len(tokenizer)} | shape)
     else:
         hf_config = load_from_hub_or_folder(AutoConfig, str(model.path), "model.path")
         if model.init == "scratch":
@@ -83,8 +79,9 @@ def load_model_config(config: Config, template: Template) -> Any:
         )
     if len(tokenizer) - template.num_added > hf_config.vocab_size:
         raise UserError(
-            f"model.tokenizer {model.tokenizer_path} has {len(tokenizer)} tokens, but {model.path} "
-            f"has embeddings for {hf_config.vocab_size}: take the model's own tokenizer"
+            f"model.tokenizer {model.tokenizer_path} has {len(tokenizer)} tokens, but "
+            f"{model.path or 'model.shape'} has embeddings for {hf_config.vocab_size}: "
+            "take the model's own tokenizer"
         )
     hf_config.bos_token_id = tokenizer.bos_token_id
     stop_ids = template.stop_ids

@@ -4,9 +4,13 @@ import ctypes
 import resource
 import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+
+from raysft.estimate.shape import Dims, flops
 
 GIB = 2**30
 # Of malloc.h, for mallopt().
@@ -46,6 +50,14 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB  # Linux counts KiB
 
 
+def held_memory_gib(device: torch.device) -> float:
+    """What is held now, of the same kind as the peak."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / GIB
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / GIB
+
+
 def memory_kind(device: torch.device) -> str:
     return "cuda_allocated" if device.type == "cuda" else "rss"
 
@@ -59,22 +71,22 @@ class StepClock:
 
     def __init__(self) -> None:
         self._started = 0.0
-        self._steps: list[tuple[float, int, int]] = []  # seconds, tokens, supervised tokens
+        # Seconds, tokens, supervised tokens, and pairs as in loader.StepData.
+        self._steps: list[tuple[float, int, int, int]] = []
 
     def start(self) -> None:
         self._started = time.perf_counter()
 
-    def stop(self, tokens: int, supervised_tokens: int, *, applied: bool) -> float:
+    def stop(self, tokens: int, supervised_tokens: int, pairs: int, *, applied: bool) -> float:
         """Seconds since start; kept for the summary unless fp16 skipped the update."""
         seconds = time.perf_counter() - self._started
         if applied:
-            self._steps.append((seconds, tokens, supervised_tokens))
+            self._steps.append((seconds, tokens, supervised_tokens, pairs))
         return seconds
 
     def summary(self) -> dict[str, float | None]:
         """Over all steps but the first, which pays for allocation and compilation."""
-        steady = self._steps[1:] or self._steps
-        seconds, tokens, supervised_tokens = zip(*steady, strict=True) if steady else ((), (), ())
+        seconds, tokens, supervised_tokens, _ = self._steady()
         total = sum(seconds)
         return {
             "tokens_per_second": sum(tokens) / total if total else None,
@@ -82,3 +94,14 @@ class StepClock:
             "step_time_p50_s": percentile(seconds, 50),
             "step_time_p95_s": percentile(seconds, 95),
         }
+
+    def flops_per_second(self, dims: Dims) -> float | None:
+        """Of all ranks together, forward and backward, over the same steps."""
+        seconds, tokens, supervised_tokens, pairs = map(sum, self._steady())
+        done = sum(flops(dims, tokens, pairs, supervised_tokens).values())
+        return done / seconds if seconds else None
+
+    def _steady(self) -> tuple[Sequence[Any], ...]:
+        """Columns of the steps that count, four of them."""
+        steady = self._steps[1:] or self._steps
+        return tuple(zip(*steady, strict=True)) if steady else ((), (), (), ())

@@ -29,11 +29,13 @@ def train_step(
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
     scale = dist.get_world_size() / supervised_tokens
+    # What fp16's small gradients are multiplied by; it may change with every step.
+    loss_scale = engine.optimizer.loss_scale if engine.fp16_enabled() else 1.0
     nll_sum = torch.zeros((), device=engine.device)
     for number, batch in enumerate(batches, start=1):
         engine.set_gradient_accumulation_boundary(number == len(batches))
         with phase("forward"):
-            nll = supervised_nll(engine, batch.to(engine.device))
+            nll = supervised_nll(engine, batch.to(engine.device), scale * loss_scale)
         with phase("backward"):
             engine.backward(nll * scale, scale_wrt_gas=False)
         nll_sum += nll.detach()

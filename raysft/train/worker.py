@@ -7,20 +7,24 @@ from typing import Any
 
 import ray
 import ray.train
+import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from raysft import stamp
+from raysft import rundir, stamp
 from raysft.config.schema import Config
+from raysft.config.zero import deepspeed_config
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
+from raysft.estimate.shape import dims_of_gpt2
 from raysft.events import Emit, Event
 from raysft.profile import Profile, phase, watch_communication
 from raysft.train import checkpoint
-from raysft.train.engine import check_precision, deepspeed_config, make_engine
+from raysft.train.engine import check_precision, make_engine
 from raysft.train.metrics import Progress, Window, due
-from raysft.train.model import load_model
-from raysft.train.perf import StepClock, keep_freed_memory, memory_kind
+from raysft.train.model import DTYPES, load_model
+from raysft.train.peak import measure_peak
+from raysft.train.perf import StepClock, held_memory_gib, keep_freed_memory, memory_kind
 from raysft.train.products import choose as choose_products
 from raysft.train.schedule import rate_at
 from raysft.train.step import evaluate, train_step
@@ -34,7 +38,8 @@ class WorkerJob:
     hf_config: Any
     tokenizer: Any
     total_steps: int
-    model_dir: Path
+    run_dir: Path
+    exports: bool = True  # writes the model at the end
 
 
 def train_worker(
@@ -58,14 +63,14 @@ def train_worker(
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
-    profile = Profile(steps_to_profile, job.model_dir.parent / "profile", engine.device)
+    profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
     clock.start()
-    for batches, tokens, supervised_tokens in data.steps(progress.step, last):
+    for batches, tokens, supervised_tokens, pairs in data.steps(progress.step, last):
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
         progress.advance(tokens, supervised_tokens, applied=result.applied)
-        seconds = clock.stop(tokens, supervised_tokens, applied=result.applied)
+        seconds = clock.stop(tokens, supervised_tokens, pairs, applied=result.applied)
         window.add(result, tokens, supervised_tokens, seconds)
 
         step = progress.step
@@ -90,8 +95,21 @@ def train_worker(
             emit({"event": "profile", "steps": steps_to_profile, "rows": rows})
         clock.start()
 
-    difference = checkpoint.export(engine, job.tokenizer, job.model_dir, data.probe)
-    return asdict(progress) | clock.summary() | {"export_logit_difference": difference}
+    totals = asdict(progress) | clock.summary() | utilisation(config, engine, clock)
+    if job.exports:
+        folder = job.run_dir / rundir.MODEL
+        totals["export_logit_difference"] = checkpoint.export(
+            engine, job.tokenizer, folder, data.probe
+        )
+    return totals
+
+
+def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]:
+    """The device's peak, and the share of it that the model's FLOPs are: null if unknown."""
+    peak = measure_peak(engine.device, DTYPES[config.engine.precision])
+    dims = dims_of_gpt2(engine.module.config.to_dict())
+    done = clock.flops_per_second(dims) if dims else None
+    return {"peak": peak, "mfu": done / peak["flops_per_second"] if done else None}
 
 
 def evaluate_into(progress: Progress, engine: Any, data: RankData) -> Event:
@@ -116,9 +134,11 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
     if not config.on_gpu:
         chosen = choose_products(config.engine.cpu_products)
         products = chosen if config.engine.precision == "bf16" else None
+    held = {"process": held_memory_gib(ray.train.torch.get_device())}
     model = load_model(config, job.hf_config, deepspeed_config(config), len(job.tokenizer))
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
+    held["model states"] = held_memory_gib(engine.device) - held["process"]
     emit(
         {
             "event": "workers",
@@ -127,6 +147,7 @@ def start_engine(job: WorkerJob, emit: Emit) -> Any:
             "optimizer": kernel,
             "products": products,
             "memory_kind": memory_kind(engine.device),
+            "memory_gib": held,
             "observed": stamp.observed(),
         }
     )

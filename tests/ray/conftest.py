@@ -86,7 +86,9 @@ def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepar
     hf_config = load_model_config(config, template)
     data = prepare(config, template)
     events: list[Event] = []
-    result = fit(config, data, hf_config, template.tokenizer, folder, events.append)
+    result = fit(
+        config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append
+    )
     return result, events, data
 
 

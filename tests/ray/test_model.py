@@ -10,7 +10,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from transformers import AutoModelForCausalLM
 
 from raysft.cluster import worker_environment
-from raysft.train.engine import deepspeed_config
+from raysft.config.zero import deepspeed_config
 from raysft.train.model import load_model, load_model_config, load_template
 from tests.ray.conftest import tiny_config
 

@@ -15,12 +15,21 @@ BLOCKS = re.findall(r"```sh\n(.*?)```", (ROOT / "README.md").read_text(), re.DOT
 COMMANDS = [line.split("  #")[0].strip() for block in BLOCKS for line in block.splitlines() if line]
 
 
+BRIEF = (
+    "bench.seq_lens=[48, 64]",
+    "bench.steps=1",
+    "bench.warmup_steps=1",
+    "batch.global_batch_size=1",
+)
+
+
 def commands(program: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in COMMANDS if line.startswith(program + " ")]
 
 
 def test_raysft_commands(tiny_model: Path, tmp_path: Path) -> None:
-    """As written, in their order; training on your own data, or a GPU, as dry runs."""
+    """As written, in their order; training on your own data, or a GPU, as dry runs, and the
+    benchmark in brief."""
     (tmp_path / "my-tokenizer").symlink_to(tiny_model)
     (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     found = commands("raysft")
@@ -28,6 +37,8 @@ def test_raysft_commands(tiny_model: Path, tmp_path: Path) -> None:
     for words in found:
         needs_yours = words[0] == "train" and any("data.path" in word for word in words)
         extra = ["--dry-run"] if needs_yours else []
+        if words[:2] == ["bench", "seq-len"]:
+            extra = [word for setting in BRIEF for word in ("--set", setting)]
         outcome = run_raysft(*words, *extra, cwd=tmp_path)
         assert outcome.code == 0, f"raysft {shlex.join(words)}: {outcome.stderr}"
         assert outcome.stdout.strip()

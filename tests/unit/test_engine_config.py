@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from raysft.config.load import load_config
-from raysft.train.engine import deepspeed_config, make_optimizer
+from raysft.config.zero import deepspeed_config
+from raysft.train.engine import make_optimizer
 
 
 def deepspeed(*overrides: str) -> dict[str, Any]:

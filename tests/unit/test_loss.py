@@ -8,7 +8,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from raysft.data.batch import Batch, make_batch
-from raysft.train import loss
+from raysft.train import loss, products
 from raysft.train.loss import supervised_nll, token_nll
 
 
@@ -91,28 +91,54 @@ def test_prompt_and_response_sum_to_all(model: Any, batch: Batch) -> None:
     torch.testing.assert_close(nll.sum(), supervised_nll(model, unmasked))
 
 
-@pytest.mark.parametrize("size", [1, 16, 50, 1000])
+@pytest.mark.parametrize("tokens", [1, 3, 7, 1000])
 @pytest.mark.parametrize("bias", [False, True])
-def test_blocks_of_the_vocabulary_change_neither_loss_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch, size: int, bias: bool
+@pytest.mark.parametrize("widened", [False, True])
+def test_blocks_change_neither_loss_nor_gradients(
+    monkeypatch: pytest.MonkeyPatch, tokens: int, bias: bool, widened: bool
 ) -> None:
-    """Against autograd through the whole matrix of logits."""
+    """Against autograd through the whole matrix of logits, in fp64."""
     generator = torch.Generator().manual_seed(2)
-    monkeypatch.setattr(loss, "BLOCK_BYTES", 4 * 7 * size)
-    monkeypatch.setattr(loss, "MIN_BLOCK_TOKENS", 1)
-    hidden = torch.randn(7, 16, generator=generator, requires_grad=True)
-    weight = torch.randn(50, 16, generator=generator, requires_grad=True)
-    extra = torch.randn(50, generator=generator, requires_grad=True) if bias else None
+    monkeypatch.setattr(loss, "BLOCK_BYTES", 4 * 50 * tokens)
+    monkeypatch.setattr(loss, "WIDENED_ROWS", 16)
+    dtype, tolerance = torch.float32, 1e-5
+    if widened:
+        monkeypatch.setattr(products, "_widened", True)
+        dtype, tolerance = torch.bfloat16, 2e-2
+    shapes = [(7, 16), (50, 16), *([(50,)] if bias else [])]
+    inputs = [
+        torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes
+    ]
     targets = torch.randint(0, 50, (7,), generator=generator)
-    inputs = [hidden, weight, *([extra] if bias else [])]
-    logits = torch.nn.functional.linear(hidden, weight, extra)
-    scale = torch.arange(7.0)  # so that each token's gradient is told from the others'
-    expected = scale * torch.nn.functional.cross_entropy(logits, targets, reduction="none")
-    found = scale * loss.HeadNLL.apply(hidden, weight, extra, targets)
-    torch.testing.assert_close(found, expected)
-    grads = torch.autograd.grad(found.sum(), inputs), torch.autograd.grad(expected.sum(), inputs)
+    exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+    logits = torch.nn.functional.linear(*exact)
+    expected = 3 * torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    padded = inputs if bias else [*inputs, None]
+    found = 3 * loss.HeadNLL.apply(*padded, targets)
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+    grads = torch.autograd.grad(found, inputs), torch.autograd.grad(expected, exact)
     for ours, wanted in zip(*grads, strict=True):
-        torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours.double(), wanted, rtol=tolerance, atol=10 * tolerance)
+
+
+def test_gradients_in_fp16_keep_what_the_loss_scale_saves() -> None:
+    """A sure model's gradients are below the least fp16 number until they are scaled."""
+    hidden = torch.full((1, 4), 2.0, dtype=torch.float16, requires_grad=True)
+    weight = torch.zeros(20, 4, dtype=torch.float16)
+    weight[0] = 2.2  # logit 17.6: the other tokens have a probability of 2e-8 each
+    weight.requires_grad_()
+    target = torch.zeros(1, dtype=torch.int64)
+    scale = 2.0**14
+    grads = []
+    for early in (1.0, scale):
+        nll = loss.HeadNLL.apply(hidden, weight, None, target, early)
+        grads.append(torch.autograd.grad(nll * scale, weight)[0][1:].double())
+    exact = weight.detach().double().requires_grad_()
+    logits = hidden.detach().double() @ exact.T
+    wanted = scale * torch.nn.functional.cross_entropy(logits, target)
+    expected = torch.autograd.grad(wanted, exact)[0][1:]
+    assert not grads[0].any()
+    torch.testing.assert_close(grads[1], expected, rtol=1e-2, atol=0)
 
 
 def test_logits_that_are_changed_after_the_head_are_computed_whole(

@@ -12,6 +12,7 @@ from raysft.errors import UserError
 from raysft.events import jsonl_writer
 from raysft.resume import check_resume, flat
 from raysft.train.metrics import due
+from raysft.estimate.shape import Dims
 from raysft.train.perf import StepClock, percentile
 
 
@@ -96,13 +97,16 @@ def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.Monkey
     clock = StepClock()
     for applied in (True, True, False, True):  # 9, 2, 1 and 4 seconds
         clock.start()
-        clock.stop(60, 30, applied=applied)
+        clock.stop(60, 30, 600, applied=applied)
     assert clock.summary() == {
         "tokens_per_second": 20.0,
         "supervised_tokens_per_second": 10.0,
         "step_time_p50_s": 3.0,
         "step_time_p95_s": pytest.approx(3.9),
     }
+    # 6 seconds, 120 tokens, 60 of them supervised, 1,200 pairs; see test_estimate for the parts.
+    dims = Dims(n_layer=1, n_embd=2, n_head=1, n_positions=8, vocabulary=3)
+    assert clock.flops_per_second(dims) == (72 * 4 * 120 + 12 * 2 * 1200 + 6 * 3 * 2 * 60) / 6
 
 
 def test_nothing_timed_is_null() -> None:
