@@ -67,8 +67,8 @@ def memory_gib(config: Config, dims: Dims) -> dict[str, float]:
 def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
     """The fuller of two moments: the backward pass, and the update after it.
 
-    On a CPU at stages 1 and 2 their sum: the update lays a whole partition together, for which none
-    of the pieces that the backward pass freed is large enough, and the process keeps both.
+    On a CPU at stages 1 and 2 their sum: the update works on a whole partition at once, for which
+    none of the pieces that the backward pass freed is large enough, and the process keeps both.
     """
     process = {} if layout.on_gpu else {"process": CPU_PROCESS_GIB * GIB}
     states = model_states(layout, sum(parameters(dims).values()))
@@ -166,12 +166,14 @@ def raw_gradients(layout: Layout, dims: Dims) -> float:
 
 
 def update(layout: Layout, dims: Dims) -> float:
-    """DeepSpeed's norm takes each gradient in fp64. Stages 1 and 2 lay all of their partition
-    together in fp32, and with several workers the largest gradient and the weights to be sent."""
-    count, largest = sum(parameters(dims).values()), dims.vocabulary * dims.n_embd
+    """DeepSpeed's norm takes each gradient in fp64. Stage 1 lays all of its partition together in
+    fp32. With several workers, stages 1 and 2 lay the weights together to send them, and stage 1
+    the largest gradient."""
+    count, b = sum(parameters(dims).values()), layout.weight_bytes
+    largest = dims.vocabulary * dims.n_embd
     norm = 8.0 * largest / (layout.workers if layout.stage >= 2 else 1)
-    if layout.stage not in (1, 2):
-        return norm
-    summed = 4 if layout.accumulates else layout.weight_bytes
-    sent = summed * largest + layout.weight_bytes * count if layout.workers > 1 else 0
-    return max(norm, 4.0 * count / layout.workers) + sent
+    weights = float(b * count) if layout.workers > 1 else 0.0
+    if layout.stage == 1:
+        gradient = (4 if layout.accumulates else b) * largest if layout.workers > 1 else 0
+        return max(norm, 4.0 * count / layout.workers) + gradient + weights
+    return max(norm, weights) if layout.stage == 2 else norm

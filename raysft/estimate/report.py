@@ -125,7 +125,7 @@ def largest_micro_batch(layout: Layout, dims: Dims, memory_gib: float) -> int:
     fits = 1
     while total_gib(at(layout, fits * 2), dims) <= memory_gib:
         fits *= 2
-    for step in (fits >> k for k in range(1, fits.bit_length())):
+    for step in [fits >> k for k in range(1, fits.bit_length())]:
         if total_gib(at(layout, fits + step), dims) <= memory_gib:
             fits += step
     return fits

@@ -1,4 +1,4 @@
-"""`raysft bench` as a person runs it. That it ends well in the usual case is tested by the README."""
+"""`raysft bench` as a person runs it; the usual case is tested with the README."""
 
 import json
 from pathlib import Path

@@ -11,7 +11,8 @@ import pytest
 from raysft.bench.compare import compare
 from raysft.bench.numbers import percentile
 from raysft.bench.report import markdown, read_results, rows_of, verdict, write_report
-from raysft.bench.seq_len import Case, cases, joined, rows_of as dataset_of
+from raysft.bench.seq_len import Case, cases, joined
+from raysft.bench.seq_len import rows_of as dataset_of
 from raysft.config.load import load_config
 from raysft.console import stdout
 from raysft.errors import UserError

@@ -9,10 +9,10 @@ from raysft.config.load import load_config
 from raysft.config.resources import require_resources
 from raysft.driver import total_steps
 from raysft.errors import UserError
+from raysft.estimate.shape import Dims
 from raysft.events import jsonl_writer
 from raysft.resume import check_resume, flat
 from raysft.train.metrics import due
-from raysft.estimate.shape import Dims
 from raysft.train.perf import StepClock, percentile
 
 
