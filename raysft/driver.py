@@ -17,7 +17,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.queue import Empty, Queue
 
-from raysft.cluster import missing_environment
+from raysft.cluster import EMBEDDED, missing_environment
 from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset, epoch_length
@@ -61,6 +61,8 @@ def fit(
     # Ray Train's controller looks at its workers every 2 s by default, and the end of a run and
     # every checkpoint wait for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if EMBEDDED:  # nobody takes this machine away
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     events = Queue(actor_options={"num_cpus": 0})
     job = WorkerJob(
         config=config,
@@ -120,7 +122,7 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
     resources = {"CPU": scaling.cpus_per_worker}
     if config.on_gpu:
         resources["GPU"] = scaling.gpus_per_worker
-    return TorchTrainer(
+    return LeanTrainer(
         train_entry,
         train_loop_config=options,
         torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
@@ -135,6 +137,20 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
             worker_runtime_env={"env_vars": missing_environment(config)},
         ),
     )
+
+
+# Callbacks of Ray Train that start a process of their own, which takes a second or more of CPU. The
+# first makes each worker import ray.data too; the second tidies up a cluster that outlives the job.
+NOT_NEEDED = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if EMBEDDED else set())
+
+
+class LeanTrainer(TorchTrainer):  # type: ignore[misc]
+    """Ray's trainer without what our runs have no use for. Should a release of Ray no longer ask
+    this method, they are back and a run starts later, as it would with TorchTrainer."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [one for one in callbacks if type(one).__name__ not in NOT_NEEDED]
 
 
 def explain_failure(error: TrainingFailedError) -> Exception:
