@@ -97,6 +97,8 @@ def fit(
         result = future.result()
     except TrainingFailedError as error:
         raise explain_failure(error) from error
+    finally:
+        events.shutdown(force=True)  # its process, of which a benchmark would leave one a case
     return RunResult(totals=result.return_value, num_restarts=max(0, starts - 1))
 
 

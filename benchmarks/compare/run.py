@@ -21,6 +21,9 @@ import psutil
 from common import EVAL_RECORDS, Task, count_tokens, heldout_loss, split, tree_memory
 
 HERE = Path(__file__).parent
+# Left out of the rates, for everyone: the first allocates and compiles, and in the second raysft's
+# workers, which gave back what the first had left, touch their memory anew.
+WARMUP_STEPS = 2
 SHAPES = {  # n_layer, n_embd, n_head
     "tiny": (2, 128, 4),
     "gpt2": (12, 768, 12),
@@ -145,14 +148,15 @@ def run_one(name: str, task: Task, folder: Path, peers: str) -> dict[str, Any]:
 
 
 def summarise(results: dict[str, list[dict[str, Any]]], tokens: tuple[int, int]) -> dict[str, Any]:
-    """Medians, least and most over the rounds. The first step of a run is left out."""
+    """Medians, least and most over the rounds, of the steps after warm-up."""
     table = {}
     for name, rounds in results.items():
         rates = []
         for one in rounds:
             # TRL, which tokenises prompt and response together, comes to one token more.
             assert abs(sum(one["step_tokens"]) / tokens[0] - 1) < 0.01, f"{name} saw other tokens"
-            rates.append(sum(one["step_tokens"][1:]) / sum(one["step_times_s"][1:]))
+            steady = slice(WARMUP_STEPS, None)
+            rates.append(sum(one["step_tokens"][steady]) / sum(one["step_times_s"][steady]))
         columns = {
             "tokens_per_second": rates,
             "supervised_tokens_per_second": [rate * tokens[1] / tokens[0] for rate in rates],
@@ -232,7 +236,8 @@ def main() -> None:
         for name in arguments.only.split(","):
             one = run_one(name, task, out / f"round-{number + 1}" / name, arguments.peers)
             results.setdefault(name, []).append(one)
-            print(f"round {number + 1} {name}: {sum(one['step_times_s'][1:]):.1f} s", flush=True)
+            seconds = sum(one["step_times_s"][WARMUP_STEPS:])
+            print(f"round {number + 1} {name}: {seconds:.1f} s", flush=True)
             table = summarise(results, tokens)
             raw = {"versions": versions, "tokens": tokens, "rounds": results, "table": table}
             (out / "results.json").write_text(json.dumps(raw, indent=1))

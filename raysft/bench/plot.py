@@ -34,7 +34,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
     for axes in (time, rate, memory):
         axes.set_xlabel("sequence length T, tokens")
         axes.set_xticks([row.seq_len for row in by_sequences])
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     figure.savefig(path, dpi=130)

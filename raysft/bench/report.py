@@ -56,36 +56,47 @@ class Row(NamedTuple):
     predicted_memory_gib: float | None
     flops_per_second: float | None
     mfu: float | None  # of the measured peak
-    ratio: float | None  # of the median step time to that of the shortest length
-    predicted_ratio: float | None  # of FLOPs
+    # To the shortest length, of the median time and of FLOPs: of a step where steps have equal
+    # sequences, of a token where they have equal tokens, because whole sequences are seldom equal.
+    ratio: float | None
+    predicted_ratio: float | None
 
 
 def rows_of(results: Results, table: str) -> list[Row]:
     """The cases of one table, shortest first."""
     listed = [case for case in results["cases"] if table in case["tables"]]
-    first = listed[0]
-    return [row_of(case, first) for case in listed]
+    rows = []
+    for case in listed:
+        row = row_of(case)
+        scale = case[table] / listed[0][table]
+        flops = quotient(total_flops(case), total_flops(listed[0]))
+        time = quotient(row.step_p50_s, median(listed[0]["step_times_s"]))
+        rows.append(
+            row._replace(ratio=quotient(time, scale), predicted_ratio=quotient(flops, scale))
+        )
+    return rows
 
 
-def row_of(case: Mapping[str, Any], first: Mapping[str, Any]) -> Row:
+def row_of(case: Mapping[str, Any]) -> Row:
+    """Without the ratios."""
     p50, flops = median(case["step_times_s"]), total_flops(case)
-    rate = flops / p50 if flops and p50 else None
+    rate = quotient(flops, p50)
     peak = case["peak"]
     predicted = case["predicted"]
     return Row(
-        case["seq_len"],
-        case["sequences"],
-        case["status"],
-        case["tokens"] / p50 if p50 else None,
-        case["supervised_tokens"] / p50 if p50 else None,
-        p50,
-        percentile(case["step_times_s"], 95),
-        case["peak_memory_gib"],
-        sum(predicted["memory_gib"].values()) if predicted else None,
-        rate,
-        rate / peak["flops_per_second"] if rate and peak else None,
-        quotient(p50, median(first["step_times_s"])),
-        quotient(flops, total_flops(first)),
+        seq_len=case["seq_len"],
+        sequences=case["sequences"],
+        status=case["status"],
+        tokens_per_second=quotient(case["tokens"], p50),
+        supervised_tokens_per_second=quotient(case["supervised_tokens"], p50),
+        step_p50_s=p50,
+        step_p95_s=percentile(case["step_times_s"], 95),
+        memory_gib=case["peak_memory_gib"],
+        predicted_memory_gib=sum(predicted["memory_gib"].values()) if predicted else None,
+        flops_per_second=rate,
+        mfu=rate / peak["flops_per_second"] if rate and peak else None,
+        ratio=None,
+        predicted_ratio=None,
     )
 
 
@@ -170,7 +181,8 @@ def markdown(results: Results, plot: str) -> str:
     lines += [
         "Seqs: sequences a step; p50 and p95: of step times; tok/s and sup/s: all and supervised",
         "tokens a second; pred.: predicted by `raysft estimate`, before running.",
-        "Ratios are to the shortest length: of median step times, and of the model's FLOPs.",
+        "Ratios are to the shortest length, of median times and of the model's FLOPs: of a step in",
+        "the first table, of a token in the second, whose steps are not quite equal.",
         "GiB is the peak of the largest worker "
         + ("on the GPU" if on_gpu(results) else "(resident memory of its process)")
         + ". MFU is GF/s, 1e9 FLOPs a second, as a share of the peak below.",

@@ -100,6 +100,13 @@ def test_rows_by_hand(results: dict[str, Any]) -> None:
     assert long.ratio == pytest.approx(4.0 / 1.5)
     assert long.predicted_ratio == pytest.approx(2000 * 2e5 / (1000 * 1.5e5))
     assert long.predicted_memory_gib == 2.5
+    # A token of 1,000 tokens against one of 400 x 4: 4 s for 2,000 to 3 s for 1,600.
+    results["cases"][1] |= {"seq_len": 400, "tokens": 1600, "step_times_s": [3.0]}
+    results["cases"][1]["predicted"]["flops"] = {"linear": 1e5 * 1600, "attention": 0.0}
+    _, equal, failed = rows_of(results, "tokens")
+    assert equal.ratio == pytest.approx((4.0 / 2000) / (3.0 / 1600))
+    assert equal.predicted_ratio == pytest.approx(2e5 / 1e5)
+    assert (failed.ratio, failed.status) == (None, "out of memory")
 
 
 def test_the_verdict(results: dict[str, Any]) -> None:
