@@ -12,6 +12,7 @@ from rich.table import Table
 from raysft import rundir
 from raysft.bench.numbers import median, percentile
 from raysft.errors import UserError
+from raysft.estimate.devices import device_of
 
 Results = Mapping[str, Any]
 PLOT = "seq-len.png"
@@ -178,6 +179,7 @@ def markdown(results: Results, plot: str) -> str:
     lines += [f"![step time, throughput and memory over the sequence length]({plot})", ""]
     for name, title in TITLES.items():
         lines += [f"## {title}", "", *markdown_table(rows_of(results, name)), ""]
+    lines += ["## Memory of the largest worker, GiB", "", *memory_rows(results), ""]
     lines += [
         "Seqs: sequences a step; p50 and p95: of step times; tok/s and sup/s: all and supervised",
         "tokens a second; pred.: predicted by `raysft estimate`, before running.",
@@ -205,6 +207,23 @@ def markdown_table(rows: Sequence[Row]) -> list[str]:
     return lines + [f"| {' | '.join(cells(row))} |" for row in rows]
 
 
+def memory_rows(results: Results) -> list[str]:
+    """By kind: before there is a model, with the engine before the first step, and at the peak."""
+    lines = [
+        "| T | seqs | before the model | with the engine | peak | predicted |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for case in results["cases"]:
+        held, row = case["memory_gib"], row_of(case)
+        values: list[float | None] = [None, None]
+        if held:
+            values = [held["process"], held["process"] + held["model states"]]
+        values += [row.memory_gib, row.predicted_memory_gib]
+        texts = ["" if value is None else f"{value:.2f}" for value in values]
+        lines.append(f"| {row.seq_len:,} | {row.sequences:,} | {' | '.join(texts)} |")
+    return lines
+
+
 def on_gpu(results: Results) -> bool:
     return bool(results["config"]["scaling"]["gpus_per_worker"])
 
@@ -219,6 +238,9 @@ def facts(results: Results) -> list[tuple[str, str]]:
         versions = observed["versions"]
         names = ("raysft", "torch", "ray", "deepspeed", "transformers")
         rows.append(("versions", ", ".join(f"{n} {versions[n]}" for n in names)))
+    sheet = device_of(observed["gpu"]) if observed and on_gpu(results) else None
+    if sheet:
+        rows.append(("datasheet", f"{sheet.name}, {sheet.tflops:,.0f} TFLOP/s by its maker"))
     peaks = [case["peak"] for case in results["cases"] if case["peak"]]
     if peaks:
         rates = sorted(peak["flops_per_second"] for peak in peaks)

@@ -54,8 +54,17 @@ def cases(config: Config) -> list[Case]:
 
 
 def longest(config: Config) -> Config:
-    """The config at its longest case: what data is read for, and what the model must allow."""
-    overrides = {"batch.seq_len": max(config.bench.seq_lens), "batch.tokens_per_micro_batch": None}
+    """The config at its longest case: what data is read for, and what the model must allow.
+
+    Raises UserError when a model from scratch has no such positions.
+    """
+    shape, most = config.model.shape, max(config.bench.seq_lens)
+    if config.model.init == "scratch" and shape and most > shape.n_positions:
+        raise UserError(
+            f"bench.seq_lens: {most} is past model.shape.n_positions {shape.n_positions}: leave it "
+            "out, or give the model more positions"
+        )
+    overrides = {"batch.seq_len": most, "batch.tokens_per_micro_batch": None}
     return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
 
 

@@ -1,5 +1,6 @@
 """Datasheet figures of known devices: what the maker states, not what anyone measured here."""
 
+import re
 from typing import NamedTuple
 
 
@@ -11,7 +12,7 @@ class Device(NamedTuple):
     link_gbs: float  # between devices of a host, one way, 1e9 bytes/s: NVLink, or PCIe where none
 
 
-# By what the name that CUDA reports contains; the first that fits counts.
+# By what the name that CUDA reports contains; the first that fits counts, so the longer come first.
 DATASHEET = {
     "b200": Device("NVIDIA B200", 2250, 180, 8000, 900),
     "h200": Device("NVIDIA H200", 989, 141, 4800, 450),
@@ -26,3 +27,10 @@ DATASHEET = {
     "rtx 4090": Device("NVIDIA GeForce RTX 4090", 165, 24, 1008, 32),
     "rtx 3090": Device("NVIDIA GeForce RTX 3090", 71, 24, 936, 32),
 }
+
+
+def device_of(name: str) -> Device | None:
+    """The datasheet of a device by the name that CUDA reports, None where it is not known."""
+    words = name.lower().replace("-sxm4", "").replace("-80gb", " 80gb").replace(" 80gb", "-80")
+    found = (device for key, device in DATASHEET.items() if re.search(rf"\b{key}\b", words))
+    return next(found, None)

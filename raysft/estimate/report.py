@@ -7,7 +7,7 @@ from typing import Any
 from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.estimate.devices import DATASHEET
-from raysft.estimate.memory import GIB, Layout, layout_of, memory_bytes
+from raysft.estimate.memory import GIB, Layout, activations, layout_of, memory_bytes
 from raysft.estimate.shape import Dims, dims_of, flops, parameters
 from raysft.estimate.time import Hardware, StepTime, scaling, step_time, traffic_bytes
 
@@ -47,6 +47,10 @@ def estimate(
         "flops_per_token": {length: flops(dims, 1, length, 1) for length in lengths(config, dims)},
         "memory_gib": memory_table(layout, dims),
         "chosen": name_of(layout),
+        "activations_gib": {
+            kind: activations(replace(layout, eager=kind == "eager"), dims) / GIB
+            for kind in ("sdpa", "eager")
+        },
         "micro_batch_tokens": layout.micro_batch_tokens,
         "device": sheet.name if sheet else None,
         "device_memory_gib": memory,

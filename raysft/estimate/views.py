@@ -140,7 +140,11 @@ def scaling_table(facts: Facts, kind: str, title: str) -> Table:
 
 
 def sentences(facts: Facts) -> list[str]:
-    lines = []
+    kept = facts["activations_gib"]
+    lines = [
+        f"Activations are {kept['sdpa']:.2f} GiB; attention that keeps its T x T probabilities "
+        f'(model.attention = "eager") would make them {kept["eager"]:.2f}.'
+    ]
     largest, device = facts["largest_micro_batch"], facts["device_memory_gib"]
     if largest is not None:
         lines.append(

@@ -46,5 +46,5 @@ def test_wrong_lengths_are_told_before_anything_starts(tmp_path: Path) -> None:
     words = ("bench", "seq-len", "bench-seq-len", *sets("bench.seq_lens=[512, 2048]"))
     outcome = run_raysft(*words, cwd=tmp_path)
     assert outcome.code == 2
-    assert "2048 is past model.shape.n_positions 1024" in outcome.stderr
+    assert "bench.seq_lens: 2048 is past model.shape.n_positions 1024" in outcome.stderr
     assert not (tmp_path / "runs").exists()

@@ -16,6 +16,7 @@ from raysft.config.load import load_config
 from raysft.data import demo
 from raysft.data.read import DEMO_RECORDS
 from raysft.errors import UserError
+from raysft.estimate.devices import device_of
 from raysft.estimate.memory import LOGIT_BLOCK_BYTES, Layout, layout_of, memory_bytes, model_states
 from raysft.estimate.report import at, estimate, largest_micro_batch, total_gib
 from raysft.estimate.shape import Dims, dims_of, flops, parameters, tokens_known
@@ -161,6 +162,22 @@ def test_a_lower_stage_that_fits_is_named() -> None:
     assert "needs" in line
     with pytest.raises(UserError, match="known are b200"):
         estimate(config, device="abacus")
+
+
+def test_datasheets_are_found_by_cudas_names() -> None:
+    names = {
+        "NVIDIA H100 80GB HBM3": "NVIDIA H100 SXM",
+        "NVIDIA A100-SXM4-80GB": "NVIDIA A100 80GB SXM",
+        "NVIDIA A100-SXM4-40GB": "NVIDIA A100 40GB SXM",
+        "NVIDIA A100 80GB PCIe": "NVIDIA A100 80GB SXM",
+        "NVIDIA L40S": "NVIDIA L40S",
+        "NVIDIA L4": "NVIDIA L4",
+        "Tesla T4": "NVIDIA T4 (fp16)",
+        "NVIDIA GeForce RTX 4090": "NVIDIA GeForce RTX 4090",
+    }
+    assert {name: device_of(name).name for name in names} == names
+    assert device_of("NVIDIA A10G") is None
+    assert device_of("Abacus") is None
 
 
 def test_memory_falls_with_workers_and_model_states_with_the_stage(layout: Layout) -> None:
