@@ -22,6 +22,7 @@ COMMON = [
     "bench.steps=1",
     "bench.warmup_steps=1",
     "batch.global_batch_size=2",
+    "batch.tokens_per_micro_batch=none",
 ]
 TWO_WORKERS = ["scaling.workers=2", "scaling.cpus_per_worker=1", "batch.global_batch_size=4"]
 LAYOUTS = {

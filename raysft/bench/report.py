@@ -256,8 +256,15 @@ def facts(results: Results) -> list[tuple[str, str]]:
         )
     words = [f"ZeRO stage {engine['zero_stage']}", engine["precision"]]
     words += ["activation checkpointing"] if config["model"]["activation_checkpointing"] else []
-    words += [f"{scaling['workers']} workers of {scaling['cpus_per_worker']} CPUs"]
-    words += [f"micro-batches of {config['batch']['micro_batch_size']} sequences"]
+    workers, room = scaling["workers"], config["batch"]["tokens_per_micro_batch"]
+    words += [
+        f"{workers} worker{'' if workers == 1 else 's'} with {scaling['cpus_per_worker']} threads"
+    ]
+    words += [
+        f"whole sequences of at most {room:,} tokens in a micro-batch"
+        if room
+        else f"{config['batch']['micro_batch_size']} sequences in a micro-batch"
+    ]
     rows.append(("run", ", ".join(words)))
     tokens = "random tokens, all supervised" if bench["synthetic"] else (
         f"the records of {config['data']['path']}, joined end to end and cut at T"

@@ -37,12 +37,15 @@ def cases(config: Config) -> list[Case]:
     Equal sequences: batch.global_batch_size of them. Equal tokens: as many as those have at the
     longest length, as nearly as whole sequences and micro-batches allow.
     """
-    lengths, at_once = config.bench.seq_lens, sequences_at_once(config)
-    count = config.batch.global_batch_size
+    lengths, batch = config.bench.seq_lens, config.batch
+    count = batch.global_batch_size
+    at_once = config.scaling.workers * (
+        1 if batch.tokens_per_micro_batch else batch.micro_batch_size
+    )
     if count % at_once:
         raise UserError(
-            f"batch.global_batch_size {count} is not a multiple of scaling.workers x "
-            f"batch.micro_batch_size = {at_once}: some workers would wait for others"
+            f"batch.global_batch_size {count} is not a multiple of {at_once}, what all workers "
+            "take at once: some of them would wait for others"
         )
     tokens = count * max(lengths)
     members: dict[tuple[int, int], list[str]] = {}
@@ -64,20 +67,27 @@ def longest(config: Config) -> Config:
             f"bench.seq_lens: {most} is past model.shape.n_positions {shape.n_positions}: leave it "
             "out, or give the model more positions"
         )
-    overrides = {"batch.seq_len": most, "batch.tokens_per_micro_batch": None}
+    room = config.batch.tokens_per_micro_batch
+    if config.batch.packing and room and most > room:
+        raise UserError(
+            f"bench.seq_lens: {most} is past batch.tokens_per_micro_batch {room}: raise it, or set "
+            "it to none and batch.micro_batch_size in its place"
+        )
+    overrides = {"batch.seq_len": most}
     return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
 
 
-def sequences_at_once(config: Config) -> int:
-    return config.scaling.workers * config.batch.micro_batch_size
-
-
 def case_config(config: Config, case: Case) -> Config:
-    """The config of a run that does nothing but the steps of this case."""
+    """The config of a run that does nothing but the steps of this case.
+
+    A micro-batch has as many whole sequences as batch.tokens_per_micro_batch has room for, or where
+    that is not set batch.micro_batch_size of them.
+    """
+    room = config.batch.tokens_per_micro_batch
     overrides = {
         "batch.seq_len": case.seq_len,
         "batch.global_batch_size": case.sequences,
-        "batch.tokens_per_micro_batch": None,  # micro_batch_size sequences
+        "batch.tokens_per_micro_batch": room - room % case.seq_len if room else None,
         "run.max_steps": config.bench.warmup_steps + config.bench.steps,
         "checkpoint.every_steps": 0,
         "eval.every_steps": 0,

@@ -8,7 +8,8 @@ from tests.conftest import run_raysft
 GIB = 2**30
 SMALL = (
     "bench.synthetic=false", "bench.steps=1", "bench.warmup_steps=1", "batch.packing=false",
-    "batch.global_batch_size=1", "model.attention=eager", "engine.precision=fp32",
+    "batch.global_batch_size=1", "batch.tokens_per_micro_batch=none",
+    "model.attention=eager", "engine.precision=fp32",
     "model.shape={n_layer = 1, n_embd = 32, n_head = 2, n_positions = 200000}",
 )  # fmt: skip
 

@@ -20,6 +20,7 @@ BRIEF = (
     "bench.steps=1",
     "bench.warmup_steps=1",
     "batch.global_batch_size=1",
+    "batch.tokens_per_micro_batch=64",
 )
 
 

@@ -11,7 +11,7 @@ import pytest
 from raysft.bench.compare import compare
 from raysft.bench.numbers import percentile
 from raysft.bench.report import markdown, read_results, rows_of, verdict, write_report
-from raysft.bench.seq_len import Case, cases, joined
+from raysft.bench.seq_len import Case, case_config, cases, joined, longest
 from raysft.bench.seq_len import rows_of as dataset_of
 from raysft.config.load import load_config
 from raysft.console import stdout
@@ -35,6 +35,19 @@ def test_both_tables_share_their_longest_case() -> None:
     assert [case.sequences for case in cases(two)] == [4, 6, 4]
     with pytest.raises(UserError, match="not a multiple"):
         cases(load_config("bench-seq-len", ["scaling.workers=3"]))
+
+
+def test_micro_batches_hold_whole_sequences() -> None:
+    config = load_config("bench-seq-len")
+    by_length = {case.seq_len: case_config(config, case).batch for case in cases(config)}
+    assert {length: batch.pack_tokens // length for length, batch in by_length.items()} == {
+        512: 4, 640: 3, 768: 2, 896: 2, 1024: 2,
+    }  # fmt: skip
+    assert all(batch.pack_tokens % length == 0 for length, batch in by_length.items())
+    by_sequences = load_config("bench-seq-len", ["batch.tokens_per_micro_batch=none"])
+    assert all(case_config(by_sequences, c).batch.pack_tokens == c.seq_len for c in cases(config))
+    with pytest.raises(UserError, match=r"past batch.tokens_per_micro_batch 512"):
+        longest(load_config("bench-seq-len", ["batch.tokens_per_micro_batch=512"]))
 
 
 def test_records_are_joined_end_to_end() -> None:
@@ -120,8 +133,8 @@ def test_the_verdict(results: dict[str, Any]) -> None:
 
 def test_a_case_that_failed_is_a_row(results: dict[str, Any], tmp_path: Path) -> None:
     text = markdown(results, "plot.png")
-    (row,) = [line for line in text.splitlines() if line.startswith("| 2,000 |")]
-    assert "out of memory" in row
+    (row,) = [line for line in text.splitlines() if "out of memory" in line]
+    assert row.startswith("| 2,000 | 1 |")
     write_report(results, tmp_path)
     assert (tmp_path / "seq-len.png").read_bytes()[:4] == b"\x89PNG"
     assert (tmp_path / "report.md").read_text() == markdown(results, "seq-len.png")
