@@ -20,7 +20,6 @@ BRIEF = (
     "bench.steps=1",
     "bench.warmup_steps=1",
     "batch.global_batch_size=1",
-    "batch.tokens_per_micro_batch=64",
 )
 
 
