@@ -106,7 +106,9 @@ LAST_WORDS = {"train": trained, "bench seq-len": benched}
 
 def say_how_to_resume(run_dir: Path, summary: dict[str, Any]) -> None:
     if summary["verb"] != "train":
-        console.error(f"interrupted; the cases that ended are in {run_dir / rundir.RESULTS}")
+        results = run_dir / rundir.RESULTS
+        kept = f"the cases that ended are in {results}" if results.exists() else "no case ended"
+        console.error(f"interrupted; {kept}")
         return
     if not rundir.checkpoints(run_dir):
         console.error(f"interrupted before the first checkpoint; nothing to resume in {run_dir}")

@@ -68,6 +68,7 @@ def estimate(
         result["scaling"] = {
             "peak_tflops": peak,
             "link_gbs": link,
+            "memory_gbs": sheet.memory_gbs if sheet else None,
             "weak": [described(one) for one in weak],
             "strong": [described(one) for one in strong],
         }

@@ -121,8 +121,9 @@ def scaling_table(facts: Facts, kind: str, title: str) -> Table:
     table = new_table(
         title,
         ["workers", "sequences", "compute", "traffic", "update", "least", "most", "speed"],
-        f"Seconds, at a peak of {scaling['peak_tflops']:,.0f} TFLOP/s"
+        f"Seconds, at a peak of {scaling['peak_tflops']:,g} TFLOP/s"
         + (f" and {link:,.0f} GB/s between workers" if link else ", links taken to cost nothing")
+        + ("" if scaling["memory_gbs"] else ", and so the update")
         + ": a bound that no run reaches. Least: all traffic beside computation; most: none of "
         "it. Speed: sequences a second to those of 1 worker, by the most.",
     )
