@@ -3,9 +3,10 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from raysft import __version__, console, rundir
 from raysft.errors import RunError, UserError
@@ -72,6 +73,53 @@ def train(
     profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
     resolved = load_config(config, [*overrides, *profiled])
     launch("train", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json)
+
+
+class SearchByDefault(TyperGroup):
+    """`raysft tune CONFIG` searches, though `tune` has other commands too."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "--help"):
+            args = ["search", *args]
+        return super().parse_args(ctx, args)
+
+
+tune_app = typer.Typer(
+    cls=SearchByDefault, no_args_is_help=True, help="Search config keys: `raysft tune CONFIG`."
+)
+app.add_typer(tune_app, name="tune")
+
+
+@tune_app.command("search")
+def tune_search(
+    config: ConfigArgument,
+    overrides: SetOption = [],  # noqa: B006
+    name: NameOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search --name; what ended is kept.")
+    ] = False,
+    dry_run: DryRunOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Search config keys; every trial is a real run. The word `search` may be left out."""
+    from raysft.config.load import load_config
+    from raysft.launch import launch
+
+    resolved = load_config(config, overrides)
+    launch("tune", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json)
+
+
+@tune_app.command("report")
+def tune_report(
+    results: Annotated[Path, typer.Argument(help="A search, or its results.json.")],
+) -> None:
+    """Draw a search again: best.toml, trials.csv, report.md and the figures beside it."""
+    from raysft.tune.report import ranked_tables, write_report
+    from raysft.tune.trials import read_results
+
+    file, header, trials = read_results(results)
+    write_report(file.parent, header, trials)
+    console.stdout.print(ranked_tables(file.parent))
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervises.")

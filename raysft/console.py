@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
@@ -89,6 +89,8 @@ class Renderer:
         self.heading_due = True
         self.end: Event | None = None
         self.told = ""  # the mistake that is on the screen already
+        self.trials: dict[int, Event] = {}  # of a search
+        self.num_trials = 0
 
     def __enter__(self) -> "Renderer":
         if stderr.is_terminal:
@@ -194,15 +196,41 @@ class Renderer:
             words += f": {event['error']}"
         fact(f"{event['sequences']} x {event['seq_len']:,}", words)
 
+    def on_search(self, event: Event) -> None:
+        self.num_trials = event["trials"]
+        fact("at once", f"{event['at_once']} of {event['trials']} trials")
+        self.progress.update(self.task, total=event["trials"])
+
+    def on_trial(self, event: Event) -> None:
+        """In a terminal a table that changes in its place; elsewhere a line when a trial ends."""
+        from raysft.tune.views import live_table, trial_line
+
+        self.trials[event["number"]] = event
+        rows = list(self.trials.values())
+        running = [row for row in rows if row["status"] == "running"]
+        words = ", ".join(f"trial {row['number']}" for row in running)
+        self.progress.update(
+            self.task, completed=len(rows) - len(running), description=words or "starting a trial"
+        )
+        if stderr.is_terminal:
+            table = live_table(rows, self.num_trials, room=stderr.height - 8)
+            self.live.update(Group(table, self.progress))
+        elif event["status"] != "running":
+            stderr.print(trial_line(event), soft_wrap=True)
+
     def on_end(self, event: Event) -> None:
         self.end = event
         self.live.stop()
         summary = event["summary"]
+        if summary["verb"] == "tune" and self.trials:
+            from raysft.tune.report import ranked_tables
+
+            stderr.print(ranked_tables(Path(summary["run_dir"])))
         if summary["status"] != "done":
             return
         if summary["verb"] == "train":
             stderr.print(closing_table(summary))
-        else:
+        elif summary["verb"] == "bench seq-len":
             from raysft.bench.report import read_results, terminal_tables
 
             for table in terminal_tables(read_results(Path(summary["results"]))[1]):

@@ -21,7 +21,7 @@ from raysft.cluster import EMBEDDED, missing_environment
 from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset, epoch_length
-from raysft.errors import OutOfMemory, RunError, UserError
+from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
 from raysft.events import Emit, Event
 from raysft.train.entry import train_entry
 from raysft.train.worker import WorkerJob
@@ -50,12 +50,15 @@ def fit(
     emit: Emit,
     *,
     exports: bool = True,
+    start_from: Path | None = None,
 ) -> RunResult:
     """Train on `config.scaling.workers` workers; `emit` gets every event, in this thread.
 
-    exports: the model is written to `run_dir` at the end.
+    exports: the model is written to `run_dir` at the end. start_from: a checkpoint to go on from,
+    where `run_dir` has none.
 
-    Raises UserError when the cluster is too small, RunError when the run fails.
+    Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
+    the run fails in another way.
     """
     require_resources(config, ray.cluster_resources())
     # Ray Train's controller looks at its workers every 2 s by default, and the end of a run and
@@ -71,6 +74,7 @@ def fit(
         total_steps=total_steps(config, epoch_length(train)),
         run_dir=run_dir.resolve(),
         exports=exports,
+        start_from=start_from,
     )
     options = {
         "job": ray.cloudpickle.dumps(job),
@@ -99,6 +103,8 @@ def fit(
         raise explain_failure(error) from error
     finally:
         events.shutdown(force=True)  # its process, of which a benchmark would leave one a case
+    if "not_finite" in result.return_value:
+        raise NotFinite(*result.return_value["not_finite"])
     return RunResult(totals=result.return_value, num_restarts=max(0, starts - 1))
 
 
@@ -141,9 +147,14 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
     )
 
 
-# Callbacks of Ray Train that start a process of their own, which takes a second or more of CPU. The
-# first makes each worker import ray.data too; the second tidies up a cluster that outlives the job.
-NOT_NEEDED = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if EMBEDDED else set())
+def not_needed() -> set[str]:
+    """Callbacks of Ray Train that start a process of their own, which takes a second of CPU.
+
+    The first makes each worker import ray.data too. The second frees the workers of a run that is
+    killed: an embedded Ray ends with its job, but not with a trial, which is an actor in it.
+    """
+    in_job = EMBEDDED and ray.get_runtime_context().get_actor_id() is None
+    return {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if in_job else set())
 
 
 class LeanTrainer(TorchTrainer):  # type: ignore[misc]
@@ -152,7 +163,8 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [one for one in callbacks if type(one).__name__ not in NOT_NEEDED]
+        left_out = not_needed()
+        return [one for one in callbacks if type(one).__name__ not in left_out]
 
 
 def explain_failure(error: TrainingFailedError) -> Exception:

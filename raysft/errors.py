@@ -17,3 +17,14 @@ class RunError(Exception):
 
 class OutOfMemory(RunError):
     """A worker asked for more memory than there is."""
+
+
+class NotFinite(RunError):
+    """The loss has left the numbers, or what a model is good for: no restart would mend it."""
+
+    def __init__(self, message: str, step: int) -> None:
+        super().__init__(message, step)  # both, or it would not come back from another process
+        self.step = step
+
+    def __str__(self) -> str:
+        return str(self.args[0])

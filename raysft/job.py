@@ -204,8 +204,39 @@ def bench_seq_len(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     return run(beside_ray(config, emit, read), emit)
 
 
+def tune(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.tune.trials import read_finished
+
+    finished = read_finished(run_dir)
+    inputs = beside_ray(config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there))
+    from raysft import driver
+    from raysft.data.dataset import epoch_length
+    from raysft.tune import search
+    from raysft.tune.trial import Study, replay
+
+    data = inputs.prepared
+    if not len(data.heldout):
+        raise UserError(
+            "trials are compared by their held-out loss, and no record is held out of so few: "
+            "raise data.eval_fraction, or set data.eval_path"
+        )
+    study = Study(
+        config=config,
+        train=data.train,
+        heldout=data.heldout,
+        template=inputs.template,
+        run_dir=run_dir.resolve(),
+        stamp=rundir.read_json(run_dir / rundir.RUN)["stamp"],
+        replays={trial.number: replay(trial) for trial in finished},
+    )
+    emit({"event": "status", "message": "searching"})
+    total_steps = driver.total_steps(config, epoch_length(data.train))
+    return search.run(study, finished, total_steps, emit) | {"data": inputs.facts}
+
+
 VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {
     "train": train,
+    "tune": tune,
     "bench seq-len": bench_seq_len,
 }
 

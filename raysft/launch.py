@@ -11,7 +11,7 @@ import typer
 from raysft import console, plan, rundir, stamp, submit
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.resume import check_resume
+from raysft.resume import CHECK_RESUME
 
 
 def launch(
@@ -37,11 +37,11 @@ def launch(
         config = config.model_copy(update={"run": run_section})
     run_dir = Path(config.run.storage) / str(config.run.name)
     if resume:
-        check_resume(run_dir, config)
+        CHECK_RESUME[verb](run_dir, config)
     elif any((run_dir / started).exists() for started in rundir.STARTED):
         raise UserError(
             f"{run_dir} holds a run already: choose another --name, "
-            + ("go on with it by --resume, " if verb == "train" else "")
+            + ("go on with it by --resume, " if verb in CHECK_RESUME else "")
             + "or remove it"
         )
     rows = plan.equations(config, verb)
@@ -101,19 +101,31 @@ def benched(summary: dict[str, Any]) -> str:
     return f"{summary['verdict']}\ndone: {summary['report']}"
 
 
-LAST_WORDS = {"train": trained, "bench seq-len": benched}
+def searched(summary: dict[str, Any]) -> str:
+    return (
+        f"done: trial {summary['best']}, held-out loss {summary['eval_loss']:.4f}; "
+        f"train with it: raysft train {summary['best_config']}"
+    )
+
+
+LAST_WORDS = {"train": trained, "tune": searched, "bench seq-len": benched}
 
 
 def say_how_to_resume(run_dir: Path, summary: dict[str, Any]) -> None:
-    if summary["verb"] != "train":
-        results = run_dir / rundir.RESULTS
+    results = run_dir / rundir.RESULTS
+    if summary["verb"] == "bench seq-len":
         kept = f"the cases that ended are in {results}" if results.exists() else "no case ended"
         console.error(f"interrupted; {kept}")
         return
-    if not rundir.checkpoints(run_dir):
+    if summary["verb"] == "train" and not rundir.checkpoints(run_dir):
         console.error(f"interrupted before the first checkpoint; nothing to resume in {run_dir}")
         return
+    if summary["verb"] == "tune" and not results.exists():
+        console.error(f"interrupted before the first trial; nothing to resume in {run_dir}")
+        return
+    where = {"train": "from the newest checkpoint", "tune": "with the trials that are left"}
     words = shlex.split(summary["stamp"]["command"])
     words += [] if "--name" in words else ["--name", run_dir.name]
     words += [] if "--resume" in words else ["--resume"]
-    console.error(f"interrupted; go on from the newest checkpoint with\n  {shlex.join(words)}")
+    go_on = where[summary["verb"]]
+    console.error(f"interrupted; go on {go_on} with\n  {shlex.join(words)}")

@@ -54,7 +54,24 @@ def seq_len_cases(config: Config) -> list[tuple[str, str]]:
     return rows
 
 
-PLANS = {"train": training, "bench seq-len": seq_len_cases}
+def search(config: Config) -> list[tuple[str, str]]:
+    """Of `tune`."""
+    from raysft.tune.settings import check_search, num_trials
+
+    check_search(config)  # raises UserError where a trial could not run
+    tune = config.tune
+    ways = " x ".join(str(len(domain.values)) for domain in tune.space.values())
+    count = num_trials(config)
+    rows = [model_equation(config), ("steps", steps_equation(config) + ", in each trial")]
+    rows += where_and_how(config)
+    rows.append(("trials", f"{count} = {ways}" if tune.sampler == "grid" else str(count)))
+    rows[-1] = (rows[-1][0], f"{rows[-1][1]}; sampler {tune.sampler}, scheduler {tune.scheduler}")
+    for key, domain in tune.space.items():
+        rows.append(("search", f"{key}: {domain.kind} {list(domain.values)}"))
+    return rows
+
+
+PLANS = {"train": training, "tune": search, "bench seq-len": seq_len_cases}
 
 
 def model_equation(config: Config) -> tuple[str, str]:

@@ -1,5 +1,6 @@
-"""Whether a run can go on with the config it is given now."""
+"""Whether a run or a search can go on with the config it is given now."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,22 @@ from raysft.errors import UserError
 
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
 FIXED = ("model", "data", "batch", "engine", "scaling.workers", "optim.name", "run.seed")
-# What may differ without a word.
-FREE = ("run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "scaling", "bench")
+# What may differ without a word: of a run, and of a search.
+FREE = (
+    "run.name",
+    "run.storage",
+    "run.samples",
+    "log",
+    "checkpoint",
+    "eval",
+    "scaling",
+    "bench",
+    "tune",
+)
+FREE_SEARCH = (
+    "run.name", "run.storage", "log", "bench", "tune.num_trials", "tune.max_concurrent",
+    "scaling.max_failures",
+)  # fmt: skip
 
 
 def check_resume(run_dir: Path, config: Config) -> None:
@@ -20,17 +35,47 @@ def check_resume(run_dir: Path, config: Config) -> None:
         raise UserError(
             f"{run_dir} has no checkpoint to resume from: start it under another --name"
         )
-    before, now = flat(spec["config"]), flat(config.model_dump(mode="json"))
-    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-    fixed = [key for key in changed if starts_with_any(key, FIXED)]
-    if fixed:
-        lines = [f"  {key}: {before.get(key)!r} then, {now.get(key)!r} now" for key in fixed]
-        raise UserError(
-            f"{run_dir} cannot go on with other settings of its saved state:\n" + "\n".join(lines)
-        )
-    for key in changed:
+    changed = changes(spec["config"], config)
+    fixed = {key: pair for key, pair in changed.items() if starts_with_any(key, FIXED)}
+    refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
+    for key, (before, now) in changed.items():
         if not starts_with_any(key, FREE):
-            console.warning(f"{key} was {before.get(key)!r} and is now {now.get(key)!r}")
+            console.warning(f"{key} was {before!r} and is now {now!r}")
+
+
+def check_resume_search(run_dir: Path, config: Config) -> None:
+    """Raises UserError when there is no search to go on with, or its trials were others."""
+    spec = rundir.read_json(run_dir / rundir.RUN)
+    if not (run_dir / rundir.RESULTS).exists():
+        raise UserError(f"{run_dir} has no trial to go on with: start it under another --name")
+    if config.tune.scheduler == "pbt":
+        raise UserError(
+            f"{run_dir} cannot go on: under pbt the trials live off each other, and those that "
+            "ended cannot be asked again. Start it under another --name"
+        )
+    changed = changes(spec["config"], config)
+    others = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE_SEARCH)}
+    refuse(others, f"{run_dir} cannot go on with trials that differ from those it has")
+
+
+CHECK_RESUME: dict[str, Callable[[Path, Config], None]] = {
+    "train": check_resume,
+    "tune": check_resume_search,
+}
+
+
+def changes(spec: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+    """Key of the config: what it was, what it is."""
+    before, now = flat(spec), flat(config.model_dump(mode="json"))
+    keys = sorted(before.keys() | now.keys())
+    return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
+
+
+def refuse(changed: dict[str, tuple[Any, Any]], message: str) -> None:
+    """Raises UserError that lists every change, if there is one."""
+    lines = [f"  {key}: {before!r} then, {now!r} now" for key, (before, now) in changed.items()]
+    if lines:
+        raise UserError("\n".join([message + ":", *lines]))
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -13,8 +13,9 @@ SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
-RESULTS = "results.json"  # of a benchmark
+RESULTS = "results.json"  # of a benchmark or a search
 REPORT = "report.md"
+BEST = "best.toml"  # of a search
 CHECKPOINTS = "checkpoints"
 REGISTER = "checkpoint_manager_snapshot.json"  # Ray Train's, written after each upload
 STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
@@ -44,12 +45,17 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """The complete checkpoint folders, oldest first: those that Ray Train has registered."""
+    return list(checkpoints_by_step(run_dir).values())
+
+
+def checkpoints_by_step(run_dir: Path) -> dict[int, Path]:
+    """The same, under the optimizer step they were taken after."""
     folder = run_dir / CHECKPOINTS
     try:
         registered = read_json(folder / REGISTER)["checkpoint_results"]
     except UserError:
-        return []
-    return [folder / str(result["checkpoint_dir_name"]) for result in registered]
+        return {}
+    return {int(r["metrics"]["step"]): folder / str(r["checkpoint_dir_name"]) for r in registered}
 
 
 def status(run_dir: Path) -> str:

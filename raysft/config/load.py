@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from raysft.config.schema import Config
+from raysft.config.space import dotted
 from raysft.errors import UserError
 
 
@@ -67,13 +68,13 @@ def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
     The one override path, for `--set` as for the trials and cases that are made from a config.
     """
     result: dict[str, Any] = json.loads(json.dumps(raw))
-    for dotted, value in overrides.items():
-        *sections, key = dotted.split(".")
+    for name, value in overrides.items():
+        *sections, key = name.split(".")
         table = result
         for section in sections:
             table = table.setdefault(section, {})
             if not isinstance(table, dict):
-                raise UserError(f"{dotted}: {section} is a value, not a section")
+                raise UserError(f"{name}: {section} is a value, not a section")
         if value is None:
             table.pop(key, None)
         else:
@@ -83,6 +84,9 @@ def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
 
 def validate(raw: Mapping[str, Any], where: str) -> Config:
     """Raises UserError that names every wrong key, with its location and what was expected."""
+    tune = raw.get("tune")
+    if isinstance(tune, Mapping) and isinstance(tune.get("space"), Mapping):
+        raw = {**raw, "tune": {**tune, "space": dotted(tune["space"])}}
     try:
         # Through JSON, so that a list of the TOML file is a tuple of the frozen schema.
         return Config.model_validate_json(json.dumps(raw, default=str))
@@ -109,10 +113,12 @@ def explain(detail: ErrorDetails) -> str:
 def known_keys(sections: list[str]) -> list[str]:
     model: Any = Config
     for section in sections:
+        if section not in model.model_fields:  # a key of tune.space
+            continue
         annotation = model.model_fields[section].annotation
         members = [annotation, *getattr(annotation, "__args__", ())]
         model = next(m for m in members if isinstance(m, type) and issubclass(m, BaseModel))
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -6,19 +6,12 @@ reaches. Rules that need more than one field are in `Config.check_sections`.
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Count = Annotated[int, Field(ge=1)]
-CountOrZero = Annotated[int, Field(ge=0)]
-SeqLen = Annotated[int, Field(ge=8)]  # tokens
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
+from raysft.config.section import Count, CountOrZero, Fraction, PositiveFloat, Section, SeqLen
+from raysft.config.space import Tune
 
 DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenizer built in
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -254,6 +247,7 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()
     log: Log = Log()
+    tune: Tune = Tune()
     bench: Bench = Bench()
 
     @property

@@ -39,9 +39,14 @@ def save(engine: Any, tokenizer: Any, progress: Progress) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def restore(engine: Any) -> Progress | None:
-    """Load the newest checkpoint of this run into the engine; None where there is none."""
+def restore(engine: Any, start_from: Path | None = None) -> Progress | None:
+    """Load the newest checkpoint of this run into the engine, or else `start_from`.
+
+    None where there is neither.
+    """
     checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None and start_from is not None:
+        checkpoint = ray.train.Checkpoint.from_directory(str(start_from))
     if checkpoint is None:
         return None
     with checkpoint.as_directory() as folder:

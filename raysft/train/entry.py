@@ -8,10 +8,19 @@ from typing import Any
 
 
 def train_entry(options: dict[str, Any]) -> dict[str, Any]:
-    """Unpickle the job, fetch the data and train."""
+    """Unpickle the job, fetch the data and train.
+
+    A loss that is not finite, which every rank meets at the same step, is returned and not raised:
+    Ray Train would start the workers again for it.
+    """
     import ray
 
+    from raysft.errors import NotFinite
     from raysft.train.worker import train_worker
 
     train, heldout = ray.get([options["train"], options["heldout"]])
-    return train_worker(ray.cloudpickle.loads(options["job"]), train, heldout, options["events"])
+    job = ray.cloudpickle.loads(options["job"])
+    try:
+        return train_worker(job, train, heldout, options["events"])
+    except NotFinite as error:
+        return {"not_finite": (str(error), error.step)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 
-from raysft.errors import RunError
+from raysft.errors import NotFinite
 from raysft.events import Event
 from raysft.train.perf import peak_memory_gib, percentile
 from raysft.train.step import StepResult
@@ -67,7 +67,7 @@ class Window:
         self.seconds.append(seconds)
 
     def reduce(self, device: torch.device, max_grad_norm: float, step: int) -> Event:
-        """One line of metrics over all ranks; every rank must call it. Raises RunError on NaN."""
+        """One line of metrics over all ranks; every rank must call it. Raises NotFinite."""
         losses = torch.stack([r.nll_sum for r in self.results]).double()
         dist.all_reduce(losses)
         memory = torch.tensor([peak_memory_gib(device)], device=device)
@@ -76,9 +76,10 @@ class Window:
         applied = [r.applied for r in self.results]
         loss = losses.sum().item() / sum(self.supervised)
         if not math.isfinite(loss):
-            raise RunError(
+            raise NotFinite(
                 f"the training loss is {loss} at step {step}: lower optim.lr, set "
-                "optim.max_grad_norm, or use engine.precision bf16 or fp32"
+                "optim.max_grad_norm, or use engine.precision bf16 or fp32",
+                step,
             )
         clipped = sum(0 < max_grad_norm < n for n, ok in zip(norms, applied, strict=True) if ok)
         useful = [s for s, ok in zip(self.seconds, applied, strict=True) if ok]

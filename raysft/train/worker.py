@@ -1,5 +1,6 @@
 """The training loop that every Ray Train worker runs."""
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from raysft.config.schema import Config
 from raysft.config.zero import deepspeed_config
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
+from raysft.errors import NotFinite
 from raysft.estimate.shape import dims_of_gpt2
 from raysft.events import Emit, Event
 from raysft.profile import Profile, phase, watch_communication
@@ -40,6 +42,7 @@ class WorkerJob:
     total_steps: int
     run_dir: Path
     exports: bool = True  # writes the model at the end
+    start_from: Path | None = None  # a checkpoint, where the run has none of its own
 
 
 def train_worker(
@@ -56,7 +59,7 @@ def train_worker(
     engine = start_engine(job, emit)
     if config.log.profile_steps:
         watch_communication()
-    progress = checkpoint.restore(engine) or Progress()
+    progress = checkpoint.restore(engine, job.start_from) or Progress()
     window, clock = Window(), StepClock()
     emit({"event": "started", "step": progress.step})
     if not progress.step:
@@ -113,8 +116,14 @@ def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]
 
 
 def evaluate_into(progress: Progress, engine: Any, data: RankData) -> Event:
-    """Evaluate on the held-out records and keep the result in the run's progress."""
+    """Evaluate on the held-out records and keep the result in the run's progress.
+
+    Raises NotFinite.
+    """
     result = evaluate(engine, data.eval_batches)
+    if result.loss is not None and not math.isfinite(result.loss):
+        message = f"the held-out loss is {result.loss} at step {progress.step}: lower optim.lr"
+        raise NotFinite(message, progress.step)
     progress.record_eval(result.loss, result.instruction_loss)
     return {"eval_loss": result.loss, "eval_instruction_loss": result.instruction_loss}
 

@@ -125,7 +125,9 @@ def test_resume_without_a_run_or_with_other_settings(tmp_path: Path) -> None:
     assert run_raysft(*TRAIN, "--dry-run", cwd=tmp_path).code == 0
     check(run_raysft(*TRAIN, "--resume", cwd=tmp_path), 2, "has no checkpoint to resume from")
     (tmp_path / "runs/run/checkpoints").mkdir()
-    register = {"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}
+    register = {
+        "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
+    }
     write(tmp_path / "runs/run/checkpoints" / rundir.REGISTER, register)
     other = ("--resume", "--set", "run.seed=1", "--set", "model.shape.n_layer=3")
     check(

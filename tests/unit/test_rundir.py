@@ -122,7 +122,9 @@ def test_resume_tells_fixed_from_changed_settings(
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         check_resume(tmp_path, before)
     (tmp_path / rundir.CHECKPOINTS).mkdir()
-    register = {"checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1"}]}
+    register = {
+        "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
+    }
     rundir.write_json(tmp_path / rundir.CHECKPOINTS / rundir.REGISTER, register)
     check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "log.every_steps=1"]))
     assert capsys.readouterr().err == ""

@@ -1,0 +1,103 @@
+"""[tune]: which keys a search varies, over what, and how."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from raysft.config.section import Count, PositiveFloat, Section
+
+Value = float | int | str | bool
+KINDS = ("uniform", "loguniform", "int", "choice", "grid")
+
+
+class Domain(Section):
+    """Where the values of a key come from: exactly one of these."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    uniform: tuple[float, float] | None = None
+    loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
+    integer: tuple[int, int] | None = Field(default=None, alias="int")  # both ends included
+    choice: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    grid: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+
+    @property
+    def kind(self) -> str:
+        """One of KINDS."""
+        return next(iter(self.model_dump(exclude_none=True)))
+
+    @property
+    def values(self) -> tuple[Any, ...]:
+        """The two ends of a range, or all there are."""
+        return next(iter(self.model_dump(exclude_none=True).values()))
+
+    @model_validator(mode="after")
+    def check_one(self) -> "Domain":
+        if len(self.model_dump(exclude_none=True)) != 1:
+            raise ValueError(f"name one of {', '.join(KINDS)}")
+        if self.kind in ("uniform", "loguniform", "int") and not self.values[0] < self.values[1]:
+            raise ValueError(f"{self.values[0]} is not below {self.values[1]}")
+        return self
+
+
+SPACE: Mapping[str, Domain] = {
+    "optim.lr": Domain(loguniform=(1e-5, 1e-3)),
+    "optim.max_grad_norm": Domain(choice=(0.3, 1.0, 3.0)),
+    "schedule.warmup_ratio": Domain(uniform=(0.0, 0.2)),
+}
+
+
+class Tune(Section):
+    """What `raysft tune` searches. A key of `space` is a key of this config and its domain."""
+
+    space: Annotated[Mapping[str, Domain], Field(min_length=1)] = SPACE
+    num_trials: Count = 8  # a grid has as many as it has points
+    sampler: Literal["random", "grid", "tpe"] = "random"  # tpe: Optuna's, which learns from trials
+    # asha and median stop a trial that is worse than others were at its step; pbt moves the
+    # settings of the worst towards those of the best while they train.
+    scheduler: Literal["fifo", "asha", "median", "pbt"] = "fifo"
+    max_concurrent: Count | None = None  # default: as many as the cluster has room for
+
+    @model_validator(mode="after")
+    def check_sampler(self) -> "Tune":
+        for key, domain in self.space.items():
+            if self.sampler == "grid" and domain.kind not in ("grid", "choice"):
+                raise ValueError(
+                    f'sampler "grid" takes every combination, but {key} is a range: list its '
+                    'values as grid = [...], or set sampler = "random"'
+                )
+            if self.sampler != "grid" and domain.kind == "grid":
+                raise ValueError(
+                    f'{key} is a grid, and sampler "{self.sampler}" draws values: set sampler = '
+                    '"grid", or list them as choice = [...]'
+                )
+        return self
+
+    @model_validator(mode="after")
+    def check_scheduler(self) -> "Tune":
+        if self.scheduler != "pbt":
+            return self
+        if self.sampler != "random":
+            raise ValueError('scheduler "pbt" draws its first settings: set sampler = "random"')
+        for key in self.space:
+            if key != "optim.lr" and not key.startswith("schedule."):
+                raise ValueError(
+                    f'scheduler "pbt" changes settings while a trial trains, and {key} cannot '
+                    "change then: search optim.lr and schedule.* with it"
+                )
+        return self
+
+
+def dotted(space: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Tables in tables, as TOML has them, to one table with dotted keys.
+
+    The outermost are always sections of the config, and the innermost always domains.
+    """
+    result: dict[str, Any] = {}
+    for key, value in space.items():
+        is_section = isinstance(value, dict) and (
+            not (prefix or "." in key) or any(isinstance(inner, dict) for inner in value.values())
+        )
+        result |= dotted(value, f"{prefix}{key}.") if is_section else {prefix + key: value}
+    return result

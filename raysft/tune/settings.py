@@ -1,0 +1,115 @@
+"""What a search tries: the settings of its trials, and the config each of them makes."""
+
+import math
+from itertools import product
+from typing import Any
+
+from raysft.config.load import validate, with_overrides
+from raysft.config.schema import Config
+from raysft.config.space import Domain, Value
+from raysft.errors import UserError
+
+Settings = dict[str, Value]  # dotted key of the config: its value in one trial
+DIGITS = 4  # significant: what a table shows and best.toml holds is what was run
+NOT_SEARCHED = {
+    "run": "it belongs to the search as a whole",
+    "data": "the data is read once, for all trials",
+    "batch.seq_len": "the data is cut to it once, for all trials",
+    "model.path": "tokenizer and data are read once, for all trials",
+    "model.tokenizer": "the data is tokenised once, for all trials",
+    "scaling": "it decides how many trials run at once",
+    "eval": "trials are compared by it",
+    "tune": "it is the search itself",
+    "bench": "a search does not use it",
+}
+
+
+def check_search(config: Config) -> None:
+    """Raises UserError where a trial could not run, or could not be compared with the others."""
+    for key, domain in config.tune.space.items():
+        for prefix, why in NOT_SEARCHED.items():
+            if key == prefix or key.startswith(prefix + "."):
+                raise UserError(f"tune.space: {key} cannot be searched: {why}")
+        for value in domain.values:
+            trial_config(config, {key: value})
+    if not config.data.eval_fraction and config.data.eval_path is None:
+        raise UserError(
+            "trials are compared by their held-out loss, and no record is held out: set "
+            "data.eval_fraction or data.eval_path"
+        )
+    if config.tune.scheduler != "fifo" and not config.eval.every_steps:
+        raise UserError(
+            f'tune.scheduler "{config.tune.scheduler}" compares trials while they train: set '
+            "eval.every_steps"
+        )
+
+
+def trial_config(config: Config, settings: Settings) -> Config:
+    """The config of one trial. Raises UserError where a value is wrong for its key."""
+    overrides: dict[str, Any] = dict(settings)
+    overrides["scaling.max_failures"] = max(1, config.scaling.max_failures)
+    if config.tune.scheduler == "pbt":  # a trial goes on from its own checkpoint, or another's
+        overrides["checkpoint.every_steps"] = config.eval.every_steps
+    raw = with_overrides(config.model_dump(mode="json"), overrides)
+    return validate(raw, where="tune.space: " + words(settings))
+
+
+def words(settings: Settings) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in settings.items())
+
+
+def num_trials(config: Config) -> int:
+    tune = config.tune
+    if tune.sampler == "grid":
+        return math.prod(len(domain.values) for domain in tune.space.values())
+    return tune.num_trials
+
+
+def grid(config: Config) -> list[Settings]:
+    """Every combination, the last key fastest."""
+    space = config.tune.space
+    return [
+        dict(zip(space, values, strict=True))
+        for values in product(*(domain.values for domain in space.values()))
+    ]
+
+
+def random_draws(config: Config) -> list[Settings]:
+    """The same for the same run.seed, and more trials begin with those of fewer."""
+    import numpy as np
+
+    random = np.random.RandomState(config.run.seed)
+    domains = {key: ray_domain(domain) for key, domain in config.tune.space.items()}
+    return [
+        {
+            key: within(config.tune.space[key], domain.sample(random_state=random))
+            for key, domain in domains.items()
+        }
+        for _ in range(config.tune.num_trials)
+    ]
+
+
+def ray_domain(domain: Domain) -> Any:
+    """The same as an object of Ray Tune's."""
+    from ray import tune
+
+    match domain.kind:
+        case "uniform":
+            return tune.uniform(*domain.values)
+        case "loguniform":
+            return tune.loguniform(*domain.values)
+        case "int":
+            low, high = domain.values
+            return tune.randint(low, high + 1)
+        case _:
+            return tune.choice(list(domain.values))
+
+
+def within(domain: Domain, value: Any) -> Value:
+    """A drawn value as a plain one: numbers of a range rounded to DIGITS, and still inside it."""
+    value = value.item() if hasattr(value, "item") else value
+    if domain.kind in ("choice", "grid"):
+        return value  # type: ignore[no-any-return]
+    rounded = round(value) if domain.kind == "int" else float(f"{value:.{DIGITS}g}")
+    low, high = domain.values
+    return min(max(rounded, low), high)  # type: ignore[no-any-return]

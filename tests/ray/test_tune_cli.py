@@ -1,0 +1,233 @@
+"""`raysft tune`: real trials on a real Ray, stopped, diverged, killed, resumed."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import psutil
+import pytest
+
+from raysft import rundir
+from raysft.config.load import load_config
+from raysft.data.dataset import prepare
+from raysft.errors import RunError
+from raysft.events import Event
+from raysft.train.model import load_template
+from raysft.tune import search
+from raysft.tune.trial import Study
+from raysft.tune.trials import Trial, read_results
+from tests.conftest import run_raysft
+from tests.ray.test_errors_cli import check, wait_for
+
+SMALL = (
+    "run.max_steps=15", "eval.every_steps=5", "log.every_steps=1", "batch.global_batch_size=16",
+    "log.tensorboard=false", "eval.max_records=32", "tune.sampler=grid",
+    "tune.space.schedule.warmup_ratio=none", "tune.space.optim.max_grad_norm=none",
+)  # fmt: skip
+ONE_WORKER = "scaling.workers=1"
+
+
+def sets(*settings: str) -> list[str]:
+    return [word for setting in (*SMALL, *settings) for word in ("--set", setting)]
+
+
+def rates(*values: float) -> str:
+    return f"tune.space.optim.lr={{grid={list(values)}}}"
+
+
+def search_in(folder: Path, emit: Any, *settings: str) -> tuple[Event, dict[int, Trial]]:
+    """A search on the shared cluster, without a command line around it."""
+    config = load_config("tune-stability", [*SMALL, *settings])
+    template = load_template(config)
+    data = prepare(config, template)
+    stamp = {"command": "test", "utc": "2026-01-01T00:00:00+00:00"}
+    spec = {"verb": "tune", "config": config.model_dump(mode="json"), "stamp": stamp}
+    rundir.write_json(folder / rundir.RUN, spec)
+    study = Study(config, data.train, data.heldout, template, folder, stamp, replays={})
+    assert config.run.max_steps is not None
+    summary = search.run(study, [], config.run.max_steps, emit)
+    return summary, {one.number: one for one in read_results(folder)[2]}
+
+
+def training_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
+    found = []
+    for process in (of or psutil.Process()).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+@pytest.mark.usefixtures("cluster")
+def test_bad_trials_end_early_and_the_best_trains_again(tmp_path: Path) -> None:
+    """One good rate, one that diverges, one that learns nothing, in this order, under asha."""
+    freed_after_s: list[float] = []
+
+    def watch(event: Event) -> None:
+        if event["event"] == "trial" and event["status"] == "stopped":
+            stopped, workers = time.monotonic(), training_processes()
+            assert workers
+
+            def wait() -> None:
+                while any(map(alive, workers)):
+                    time.sleep(0.1)
+                freed_after_s.append(time.monotonic() - stopped)
+
+            Thread(target=wait, daemon=True).start()
+
+    summary, trials = search_in(
+        tmp_path, watch, rates(3e-3, 1.0, 1e-6), "tune.scheduler=asha", "optim.max_grad_norm=0.0"
+    )
+    good, diverged, useless = (trials[number] for number in (1, 2, 3))
+    assert (good.status, good.step, [s for s, _ in good.curve]) == ("done", 15, [0, 5, 10, 15])
+    assert diverged.status == "diverged"
+    assert diverged.step < 15
+    assert (useless.status, useless.step) == ("stopped", 5)
+    assert summary["ranking"] == [1, 3, 2]
+    assert summary["trials"] == {"done": 1, "stopped": 1, "diverged": 1, "failed": 0}
+    wait_for(lambda: bool(freed_after_s), timeout_s=20)
+    assert freed_after_s[0] < 10
+    # Held-out losses and stability are those of the trial's own metrics.
+    lines = [
+        json.loads(x) for x in (tmp_path / "trials/001/metrics.jsonl").read_text().splitlines()
+    ]
+    assert good.curve == [(x["step"], x["eval_loss"]) for x in lines if "eval_loss" in x]
+    assert good.stability["grad_norm_p99"] <= max(x["grad_norm"] for x in lines if "loss" in x)
+    assert good.stability["clipped_share"] == 0.0
+    for name in ("curves.png", "settings.png", "parallel.png", "trials.csv", "report.md"):
+        assert (tmp_path / name).exists()
+    assert not (tmp_path / "tune").exists()
+
+    again = run_raysft("train", tmp_path / "best.toml", "--name", "b", "--json", cwd=tmp_path)
+    assert again.code == 0, again.stderr
+    assert again.summary["eval_loss_last"] == pytest.approx(good.eval_loss, rel=1e-6)
+    report = run_raysft("tune", "report", tmp_path, cwd=tmp_path)
+    assert report.code == 0, report.stderr
+    assert "Trial 1 is the best of 3" in report.stdout
+    assert "diverged at" in report.stdout
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_trial_whose_worker_dies_begins_again(tmp_path: Path) -> None:
+    killed: list[psutil.Process] = []
+
+    def kill(event: Event) -> None:
+        if event["event"] == "trial" and event["step"] == 3 and not killed:
+            killed.extend(training_processes()[:1])
+            killed[0].kill()
+
+    _, trials = search_in(tmp_path, kill, rates(3e-3))
+    assert killed
+    assert (trials[1].status, trials[1].step, trials[1].num_restarts) == ("done", 15, 1)
+    assert [step for step, _ in trials[1].curve] == [0, 5, 10, 15]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_pbt_moves_the_worse_trial_to_the_better(tmp_path: Path) -> None:
+    """Two trials at once, one of which learns nothing until it goes on from the other."""
+    settings = ("tune.scheduler=pbt", "tune.sampler=random", "tune.num_trials=2", ONE_WORKER)
+    space = "tune.space.optim.lr={loguniform=[1e-6, 3e-3]}"
+    _, trials = search_in(tmp_path, lambda _: None, *settings, space)
+    first = {number: dict(trial.curve) for number, trial in trials.items()}
+    worse, better = sorted(trials, key=lambda number: -first[number][5])
+    assert first[worse][5] > first[better][5] + 0.3
+    assert trials[worse].changes
+    assert not trials[better].changes
+    assert [trial.status for trial in trials.values()] == ["done", "done"]
+    # It had the better one's weights, or it could not have come so far.
+    assert first[worse][15] < first[better][5]
+    assert "settings changed while it trained" in (tmp_path / "best.toml").read_text() or (
+        trials[better].eval_loss <= trials[worse].eval_loss
+    )
+
+
+@pytest.mark.usefixtures("cluster")
+def test_no_trial_that_ends_well_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"no trial went to its end \(1 diverged\)"):
+        search_in(tmp_path, lambda _: None, rates(1.0), "optim.max_grad_norm=0.0", ONE_WORKER)
+    assert (tmp_path / "report.md").exists()
+    assert not (tmp_path / "best.toml").exists()
+
+
+def start(tmp_path: Path, *options: str) -> tuple["subprocess.Popen[str]", psutil.Process]:
+    """A search under way in a process of its own, and its job."""
+    command = [Path(sys.executable).parent / "raysft", "tune", "tune-stability", "--name", "s"]
+    process = subprocess.Popen(
+        [*command, *options], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: (tmp_path / "runs/s/results.json").exists())
+    return process, psutil.Process(process.pid).children()[0]
+
+
+def statuses(tmp_path: Path) -> list[str]:
+    return [trial.status for trial in read_results(tmp_path / "runs/s")[2]]
+
+
+def test_a_killed_search_goes_on_with_what_is_left(tmp_path: Path) -> None:
+    """Four trials of one worker, two at once; killed after the first has ended."""
+    options = sets(rates(1e-3, 2e-3, 3e-3, 4e-3), ONE_WORKER)
+    process, job = start(tmp_path, *options)
+    wait_for(lambda: "done" in statuses(tmp_path))
+    job.kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "1 of" not in stderr or "2 of 4 trials" in stderr
+    ended = [t.number for t in read_results(tmp_path / "runs/s")[2] if t.status == "done"]
+    assert 1 <= len(ended) < 4
+    kept = {n: (tmp_path / f"runs/s/trials/{n:03}/metrics.jsonl").stat() for n in ended}
+
+    refused = run_raysft(
+        "tune", "tune-stability", "--name", "s", "--resume", *options, "--set", "optim.eps=1e-6",
+        cwd=tmp_path,
+    )  # fmt: skip
+    check(refused, 2, "trials that differ from those it has", "optim.eps: 1e-08 then, 1e-06 now")
+    outcome = run_raysft(
+        "tune", "tune-stability", "--name", "s", "--resume", "--json", *options, cwd=tmp_path
+    )
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.summary["trials"]["done"] == 4
+    assert statuses(tmp_path) == ["done"] * 4
+    for number, before in kept.items():  # not run twice
+        now = (tmp_path / f"runs/s/trials/{number:03}/metrics.jsonl").stat()
+        assert (now.st_mtime_ns, now.st_ino) == (before.st_mtime_ns, before.st_ino)
+    again = run_raysft("tune", "tune-stability", "--name", "s", *options, cwd=tmp_path)
+    check(again, 2, "go on with it by --resume")
+
+
+def test_an_interrupt_ends_with_the_table_so_far(tmp_path: Path) -> None:
+    process, job = start(tmp_path, *sets(rates(1e-3, 2e-3)))
+    metrics = tmp_path / "runs/s/trials/001/metrics.jsonl"
+    wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
+    family = [job, *job.children(recursive=True)]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Trials, best first" in stderr
+    assert "interrupted; go on with the trials that are left with" in stderr
+    assert "--name s --resume" in " ".join(stderr.split())
+    assert "Traceback" not in stderr
+    assert statuses(tmp_path)[0] == "interrupted"
+    wait_for(lambda: not any(map(alive, family)))
+
+
+def test_no_room_for_a_single_trial_is_said_at_once(tmp_path: Path) -> None:
+    started = time.monotonic()
+    outcome = run_raysft(
+        "tune", "tune-stability", "--set", "scaling.cpus_per_worker=99", cwd=tmp_path
+    )
+    check(outcome, 2, "too few CPUs", "2 workers x 99 need 198")
+    assert time.monotonic() - started < 30
