@@ -9,12 +9,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.queue import Empty, Queue
 
 from raysft.cluster import EMBEDDED, missing_environment
@@ -25,6 +27,19 @@ from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
 from raysft.events import Emit, Event
 from raysft.train.entry import train_entry
 from raysft.train.worker import WorkerJob
+
+
+class Placement(NamedTuple):
+    """What holds the resources of a run: enough to free them from another process."""
+
+    controller: Any  # Ray Train's, which would start lost workers again
+    placement_group: str  # hexadecimal
+
+    def free(self) -> None:
+        """End the controller and its workers; nothing where they have ended."""
+        ray.kill(self.controller)
+        group = PlacementGroup(ray.PlacementGroupID.from_hex(self.placement_group))
+        remove_placement_group(group)
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,12 @@ def fit(
     *,
     exports: bool = True,
     start_from: Path | None = None,
+    placed: Callable[[Placement], None] | None = None,
 ) -> RunResult:
     """Train on `config.scaling.workers` workers; `emit` gets every event, in this thread.
 
     exports: the model is written to `run_dir` at the end. start_from: a checkpoint to go on from,
-    where `run_dir` has none.
+    where `run_dir` has none. placed: is told whenever a group of workers has started.
 
     Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
     the run fails in another way.
@@ -83,10 +99,17 @@ def fit(
         "events": events,
     }
     emit({"event": "plan", "total_steps": job.total_steps})
-    starts = 0
+    starts, controller = 0, None
 
     def forward(event: Event) -> None:
-        nonlocal starts
+        nonlocal starts, controller
+        if event["event"] == "controller":
+            controller = event["handle"]
+            return
+        if event["event"] == "placed":
+            if placed is not None:
+                placed(Placement(controller, event["placement_group"]))
+            return
         if event["event"] == "workers":
             starts += 1
             if starts > 1:
@@ -147,14 +170,21 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
     )
 
 
-def not_needed() -> set[str]:
-    """Callbacks of Ray Train that start a process of their own, which takes a second of CPU.
+# Callbacks of Ray Train that start a process of their own, which takes a second or more of CPU. The
+# first makes each worker import ray.data too; the second tidies up a cluster that outlives the job,
+# and sees nothing without the dashboard.
+NOT_NEEDED = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if EMBEDDED else set())
 
-    The first makes each worker import ray.data too. The second frees the workers of a run that is
-    killed: an embedded Ray ends with its job, but not with a trial, which is an actor in it.
-    """
-    in_job = EMBEDDED and ray.get_runtime_context().get_actor_id() is None
-    return {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if in_job else set())
+
+class TellsController(ControllerCallback):  # type: ignore[misc]
+    """Sends the controller's handle to the driver, which Ray Train keeps to itself."""
+
+    def __init__(self, events: Queue) -> None:
+        self.events = events
+
+    def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
+        handle = ray.get_runtime_context().current_actor
+        self.events.actor.put.remote({"event": "controller", "handle": handle})
 
 
 class LeanTrainer(TorchTrainer):  # type: ignore[misc]
@@ -163,8 +193,10 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        left_out = not_needed()
-        return [one for one in callbacks if type(one).__name__ not in left_out]
+        return [
+            TellsController(self.train_loop_config["events"]),
+            *(one for one in callbacks if type(one).__name__ not in NOT_NEEDED),
+        ]
 
 
 def explain_failure(error: TrainingFailedError) -> Exception:

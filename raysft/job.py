@@ -231,7 +231,10 @@ def tune(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     )
     emit({"event": "status", "message": "searching"})
     total_steps = driver.total_steps(config, epoch_length(data.train))
-    return search.run(study, finished, total_steps, emit) | {"data": inputs.facts}
+    summary = search.run(study, finished, total_steps, emit)
+    files = {"results": rundir.RESULTS, "report": rundir.REPORT, "best_config": rundir.BEST}
+    paths = {name: str(run_dir / file) for name, file in files.items()}
+    return summary | paths | {"data": inputs.facts}
 
 
 VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {

@@ -16,10 +16,11 @@ def runs_table(storage: Path) -> Table:
     found = sorted(p.parent for p in storage.glob(f"*/{rundir.RUN}"))
     if not found:
         raise UserError(f"no run in {storage}: `raysft train` makes one")
-    table = Table(box=SIMPLE_HEAD)
-    for heading in ("run", "verb", "status", "submitted (UTC)"):
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("run", overflow="fold")
+    for heading in ("verb", "status", "submitted\nUTC"):
         table.add_column(heading)
-    for heading in ("steps", "held-out loss", "exact match", "tokens/s", "wall s"):
+    for heading in ("steps", "held-out\nfirst", "\nlast", "exact\nmatch", "tokens/s", "wall s"):
         table.add_column(heading, justify="right")
     for run_dir in found:
         table.add_row(*row(run_dir))
@@ -34,13 +35,14 @@ def row(run_dir: Path) -> list[str]:
         summary = {} if status == "planned" else rundir.read_json(run_dir / rundir.SUMMARY)
     except UserError:
         return [run_dir.name, "", "[red]damaged[/]"]
-    first, last = summary.get("eval_loss_first"), summary.get("eval_loss_last")
+    first = summary.get("eval_loss_first")
+    last = summary.get("eval_loss_last", summary.get("eval_loss"))  # of a search, its best trial's
     cells = [
         str(summary.get("steps", "")),
-        f"{first:.3f} to {last:.3f}" if first is not None and last is not None else "",
+        *("" if loss is None else f"{loss:.3f}" for loss in (first, last)),
         f"{summary['exact_match']:.3f}" if summary.get("exact_match") is not None else "",
         f"{summary['tokens_per_second']:,.0f}" if summary.get("tokens_per_second") else "",
         f"{summary['wall_s']:.0f}" if "wall_s" in summary else "",
     ]
-    utc = spec["stamp"]["utc"].removesuffix("+00:00").replace("T", " ")
+    utc = spec["stamp"]["utc"][5:16].replace("T", " ")
     return [run_dir.name, spec["verb"], f"[{style}]{status}[/]", utc, *cells]

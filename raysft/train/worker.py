@@ -55,6 +55,7 @@ def train_worker(
     config, last = job.config, job.total_steps
     rank, world_size = dist.get_rank(), dist.get_world_size()
     emit: Emit = events.put if rank == 0 else lambda _: None
+    emit({"event": "placed", "placement_group": ray.util.get_current_placement_group().id.hex()})
     data = RankData(config, train, heldout, rank, world_size)
     engine = start_engine(job, emit)
     if config.log.profile_steps:

@@ -87,7 +87,8 @@ def write_csv(path: Path, header: Header, trials: Sequence[Trial]) -> None:
 
 def row_of(trial: Trial) -> dict[str, Any]:
     """What tables show of a trial, under flat keys."""
-    return {**asdict(trial), "eval_loss": trial.eval_loss, **trial.stability}
+    row = {**asdict(trial), "eval_loss": trial.eval_loss, **trial.stability}
+    return row if trial.diverged_step is None else row | {"step": trial.diverged_step}
 
 
 def verdict(trials: Sequence[Trial]) -> str:
@@ -121,9 +122,9 @@ def markdown(header: Header, trials: Sequence[Trial]) -> str:
         lines.append(f"| {' | '.join(cells(row_of(trial), keys, MEASURED))} |")
     lines += [
         "",
-        "Best first; diverged trials last. clipped: share of steps whose gradient was clipped; "
-        "spike: the largest training loss over the median of the ten log steps before it; norm: of "
-        "the gradient, before clipping, at log steps.",
+        "Best first; diverged trials last, with the step that told it. Steps clipped: the share of "
+        "steps whose gradient was clipped; loss spike: the largest training loss over the median "
+        "of the ten log steps before it; norm: of the gradient, before clipping, at log steps.",
         "",
     ]
     errors = [f"- Trial {t.number}: {t.error}" for t in ranked(trials) if t.error]

@@ -122,6 +122,9 @@ def train(config: Config, folder: Path, study: Study, *, start_from: Path | None
     driver.fit(
         config, study.train, study.heldout, hf_config, study.template.tokenizer, folder, report,
         exports=False, start_from=start_from,
+        placed=lambda placement: tune.report(
+            {"status": "running", "step": 0, "placement": placement}
+        ),
     )  # fmt: skip
 
 

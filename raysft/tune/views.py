@@ -24,16 +24,16 @@ def form(spec: str) -> Callable[[Any], str]:
 MEASURED: list[tuple[str, str, Callable[[Any], str]]] = [
     ("held-out loss", "eval_loss", form(".4f")),
     ("step", "step", form(",")),
-    ("clipped", "clipped_share", form(".0%")),
-    ("spike", "loss_spike", form(".2f")),
+    ("steps clipped", "clipped_share", form(".0%")),
+    ("loss spike", "loss_spike", form(".2f")),
     ("norm p50", "grad_norm_p50", form(".3g")),
     ("norm p99", "grad_norm_p99", form(".3g")),
 ]
 LIVE: list[tuple[str, str, Callable[[Any], str]]] = [
     ("step", "step", form(",")),
     ("of", "total_steps", form(",")),
-    ("loss", "loss", form(".4f")),
-    ("held-out", "eval_loss", form(".4f")),
+    ("training loss", "loss", form(".4f")),
+    ("held-out loss", "eval_loss", form(".4f")),
 ]
 
 Row = Mapping[str, Any]  # number, status, settings, and the keys above
@@ -53,13 +53,7 @@ def value_text(value: Any) -> str:
 def cells(row: Row, keys: Sequence[str], columns: Sequence[tuple[str, str, Any]]) -> list[str]:
     measured = ["" if row.get(k) is None else render(row[k]) for _, k, render in columns]
     settings = [value_text(row["settings"].get(key, "")) for key in keys]
-    return [str(row["number"]), status_words(row), *settings, *measured]
-
-
-def status_words(row: Row) -> str:
-    if row["status"] == "diverged" and row.get("diverged_step") is not None:
-        return f"diverged at {row['diverged_step']:,}"
-    return str(row["status"])
+    return [str(row["number"]), str(row["status"]), *settings, *measured]
 
 
 def trials_table(
@@ -71,9 +65,9 @@ def trials_table(
     table.add_column("trial", justify="right")
     table.add_column("status", no_wrap=True)
     for heading in headings(keys):
-        table.add_column(heading.replace("_", " "), justify="right")
+        table.add_column(heading.replace("_", "\n"), justify="right")
     for heading, _, _ in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace(" ", "\n"), justify="right")
     for row in rows:
         table.add_row(*cells(row, keys, columns), style=STYLES.get(row["status"], "default"))
     return table
@@ -84,7 +78,7 @@ def trial_line(row: Row) -> str:
     settings = ", ".join(f"{key} {value_text(value)}" for key, value in row["settings"].items())
     loss = "" if row["eval_loss"] is None else f", held-out loss {row['eval_loss']:.4f}"
     error = f": {row['error']}" if row["error"] else ""
-    words = f"trial {row['number']:>3} {status_words(row)} after {row['step']:,} steps{loss}"
+    words = f"trial {row['number']:>3} {row['status']} after {row['step']:,} steps{loss}"
     return f"  {words}; {settings}{error}"
 
 

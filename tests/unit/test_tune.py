@@ -13,7 +13,8 @@ from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.plan import equations
 from raysft.tune.report import best_toml, write_report
-from raysft.tune.search import concurrency, scheduler
+from raysft.tune.schedulers import scheduler
+from raysft.tune.search import concurrency
 from raysft.tune.settings import check_search, grid, num_trials, random_draws, trial_config
 from raysft.tune.stability import has_diverged, stability
 from raysft.tune.trials import Trial, best_of, ranked, read_finished, read_results, write_results
@@ -241,7 +242,7 @@ def test_report_of_a_search(tmp_path: Path) -> None:
     text = (tmp_path / "report.md").read_text()
     assert "Trial 5 is the best of 6: held-out loss 0.4000 with optim.lr = 0.005" in text
     assert "1 stopped early; 2 diverged; 1 failed; 400 steps were taken, 67% of all" in text
-    assert "| 1 | diverged at 50 | 0.001 |" in text
+    assert "| 1 | diverged | 0.001 | 1 | 0.1 | 3.0000 | 50 |" in text
     assert "- Trial 4: out of memory" in text
     for name in ("curves.png", "settings.png", "parallel.png"):
         assert (tmp_path / name).stat().st_size > 10_000
