@@ -205,9 +205,9 @@ def bench_seq_len(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
 
 
 def tune(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
-    from raysft.tune.trials import read_finished
+    from raysft.tune.trials import read_before
 
-    finished = read_finished(run_dir)
+    before = read_before(run_dir)
     inputs = beside_ray(config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there))
     from raysft import driver
     from raysft.data.dataset import epoch_length
@@ -227,11 +227,11 @@ def tune(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
         template=inputs.template,
         run_dir=run_dir.resolve(),
         stamp=rundir.read_json(run_dir / rundir.RUN)["stamp"],
-        replays={trial.number: replay(trial) for trial in finished},
+        replays={trial.number: replay(trial) for trial in before if trial.finished},
     )
     emit({"event": "status", "message": "searching"})
     total_steps = driver.total_steps(config, epoch_length(data.train))
-    summary = search.run(study, finished, total_steps, emit)
+    summary = search.run(study, before, total_steps, emit)
     files = {"results": rundir.RESULTS, "report": rundir.REPORT, "best_config": rundir.BEST}
     paths = {name: str(run_dir / file) for name, file in files.items()}
     return summary | paths | {"data": inputs.facts}

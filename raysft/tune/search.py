@@ -24,11 +24,12 @@ SWITCHES = {
 }
 
 
-def run(study: Study, finished: Sequence[Trial], total_steps: int, emit: Emit) -> Event:
+def run(study: Study, before: Sequence[Trial], total_steps: int, emit: Emit) -> Event:
     """The whole search, on the Ray cluster this process is connected to. Returns its summary.
 
-    finished: trials that --resume found ended; their reports are repeated to Ray Tune, so that it
-    knows what it knew. results.json is written whenever a trial begins or ends.
+    before: trials that --resume found. Those that ended repeat their reports to Ray Tune, so that
+    it knows what it knew; the others begin again, with their settings. results.json is written
+    whenever a trial begins or ends.
     """
     import ray
     from ray import tune
@@ -37,9 +38,9 @@ def run(study: Study, finished: Sequence[Trial], total_steps: int, emit: Emit) -
     at_once = concurrency(
         study.config, [node["Resources"] for node in ray.nodes() if node["Alive"]]
     )
-    record = Record(study, finished, emit)
+    record = Record(study, [trial for trial in before if trial.finished], emit)
     emit({"event": "search", "trials": num_trials(study.config), "at_once": at_once})
-    search, space = searcher(study.config, finished)
+    search, space = searcher(study.config, before)
     tuner = tune.Tuner(
         tune.with_resources(
             tune.with_parameters(run_trial, study=study),
@@ -86,18 +87,18 @@ def concurrency(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
     return min(fit, config.tune.max_concurrent or fit)
 
 
-def searcher(config: Config, finished: Sequence[Trial]) -> tuple[Any, dict[str, Any] | None]:
+def searcher(config: Config, before: Sequence[Trial]) -> tuple[Any, dict[str, Any] | None]:
     """A search algorithm of Ray Tune's and no space, or none and a space that lists all trials."""
     from ray import tune
 
     if config.tune.sampler == "tpe":
         from raysft.tune.tpe import make_tpe
 
-        return make_tpe(config, [trial.settings for trial in finished]), None
+        return make_tpe(config, [trial.settings for trial in before]), None
     drawn = grid(config) if config.tune.sampler == "grid" else random_draws(config)
-    before = {trial.number: trial.settings for trial in finished}
+    known = {trial.number: trial.settings for trial in before}
     samples = [
-        {"number": number, "settings": before.get(number, settings)}
+        {"number": number, "settings": known.get(number, settings)}
         for number, settings in enumerate(drawn, start=1)
     ]
     return None, {"sample": tune.grid_search(samples)}

@@ -20,7 +20,7 @@ WORST = 1e9  # what a diverged trial counts as; the estimator asks for the order
 
 
 def make_tpe(config: Config, before: Sequence[Settings]) -> "NumberedTpe":
-    """before: settings to begin with, of trials that have ended."""
+    """before: settings to begin with, of the trials that an earlier attempt began."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Optuna draws its first ten at random, which would be all of a small search.
     draws = min(10, max(2, config.tune.num_trials // 3))

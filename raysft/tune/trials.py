@@ -34,6 +34,10 @@ class Trial:
     changes: list[tuple[int, Settings]] = field(default_factory=list)  # by pbt: from which step
 
     @property
+    def finished(self) -> bool:
+        return self.status in FINISHED
+
+    @property
     def eval_loss(self) -> float | None:
         """The last one; None before the first step."""
         return self.curve[-1][1] if self.curve and self.curve[-1][0] else None
@@ -84,11 +88,9 @@ def read_results(path: Path) -> tuple[Path, dict[str, Any], list[Trial]]:
     return file, header, trials
 
 
-def read_finished(run_dir: Path) -> list[Trial]:
-    """The trials that a killed or interrupted search has behind it; none of a new one."""
-    if not (run_dir / rundir.RESULTS).exists():
-        return []
-    return [trial for trial in read_results(run_dir)[2] if trial.status in FINISHED]
+def read_before(run_dir: Path) -> list[Trial]:
+    """The trials that a killed or interrupted search has begun, in order; none of a new one."""
+    return read_results(run_dir)[2] if (run_dir / rundir.RESULTS).exists() else []
 
 
 def trial_of(row: Mapping[str, Any]) -> Trial:

@@ -23,13 +23,16 @@ BRIEF = (
 )
 
 
+SHORT = ("run.max_steps=10", "eval.every_steps=5", "scaling.workers=1")
+
+
 def commands(program: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in COMMANDS if line.startswith(program + " ")]
 
 
 def test_raysft_commands(tiny_model: Path, tmp_path: Path) -> None:
     """As written, in their order; training on your own data, or a GPU, as dry runs, and the
-    benchmark in brief."""
+    benchmark and the search in brief."""
     (tmp_path / "my-tokenizer").symlink_to(tiny_model)
     (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     found = commands("raysft")
@@ -37,6 +40,8 @@ def test_raysft_commands(tiny_model: Path, tmp_path: Path) -> None:
     for words in found:
         needs_yours = words[0] == "train" and any("data.path" in word for word in words)
         extra = ["--dry-run"] if needs_yours else []
+        if words[0] == "tune" and words[1] != "report":
+            extra = [word for setting in SHORT for word in ("--set", setting)]
         if words[:2] == ["bench", "seq-len"]:
             extra = [word for setting in BRIEF for word in ("--set", setting)]
         outcome = run_raysft(*words, *extra, cwd=tmp_path)

@@ -178,16 +178,18 @@ def statuses(tmp_path: Path) -> list[str]:
 
 
 def test_a_killed_search_goes_on_with_what_is_left(tmp_path: Path) -> None:
-    """Four trials of one worker, two at once; killed after the first has ended."""
-    options = sets(rates(1e-3, 2e-3, 3e-3, 4e-3), ONE_WORKER)
+    """Four trials of one worker, two at once, of Optuna's; killed after the first has ended."""
+    space = "tune.space.optim.lr={loguniform=[1e-3, 1e-2]}"
+    options = sets("tune.sampler=tpe", "tune.num_trials=4", space, ONE_WORKER)
     process, job = start(tmp_path, *options)
     wait_for(lambda: "done" in statuses(tmp_path))
     job.kill()
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "1 of" not in stderr or "2 of 4 trials" in stderr
-    ended = [t.number for t in read_results(tmp_path / "runs/s")[2] if t.status == "done"]
-    assert 1 <= len(ended) < 4
+    assert "2 of 4 trials" in stderr
+    begun = read_results(tmp_path / "runs/s")[2]
+    ended = [trial.number for trial in begun if trial.status == "done"]
+    assert 1 <= len(ended) < len(begun)
     kept = {n: (tmp_path / f"runs/s/trials/{n:03}/metrics.jsonl").stat() for n in ended}
 
     refused = run_raysft(
@@ -201,6 +203,9 @@ def test_a_killed_search_goes_on_with_what_is_left(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.stderr
     assert outcome.summary["trials"]["done"] == 4
     assert statuses(tmp_path) == ["done"] * 4
+    trials = read_results(tmp_path / "runs/s")[2]
+    assert [t.settings for t in trials[: len(begun)]] == [t.settings for t in begun]
+    assert len({str(trial.settings) for trial in trials}) == 4
     for number, before in kept.items():  # not run twice
         now = (tmp_path / f"runs/s/trials/{number:03}/metrics.jsonl").stat()
         assert (now.st_mtime_ns, now.st_ino) == (before.st_mtime_ns, before.st_ino)

@@ -17,7 +17,7 @@ from raysft.tune.schedulers import scheduler
 from raysft.tune.search import concurrency
 from raysft.tune.settings import check_search, grid, num_trials, random_draws, trial_config
 from raysft.tune.stability import has_diverged, stability
-from raysft.tune.trials import Trial, best_of, ranked, read_finished, read_results, write_results
+from raysft.tune.trials import Trial, best_of, ranked, read_before, read_results, write_results
 
 PRESET = "tune-stability"
 LR_ONLY = (
@@ -213,7 +213,8 @@ def test_results_come_back_and_a_resumed_search_skips_what_ended(tmp_path: Path)
     write_results(tmp_path, header, TRIALS)
     file, read_header, trials = read_results(tmp_path)
     assert (file, read_header, trials) == (tmp_path / "results.json", header, TRIALS)
-    assert [one.number for one in read_finished(tmp_path)] == [1, 2, 3, 5, 6]  # 4 has failed
+    assert [one.number for one in read_before(tmp_path) if not one.finished] == [4]  # it has failed
+    assert read_before(tmp_path / "new") == []
     file.write_text('{"cases": []}')
     with pytest.raises(UserError, match="holds no results of `raysft tune`"):
         read_results(file)
