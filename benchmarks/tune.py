@@ -29,13 +29,11 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=16)
     options = parser.parse_args()
     found = {name: search(options.out, name, options.trials) for name in SCHEDULERS}
-    print(
-        "| scheduler | done | stopped | diverged | steps | best trial | held-out loss | wall, s |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, (trials, wall_s) in found.items():
-        print(row(name, trials, wall_s))
-    (fifo, _), (asha, _) = found.values()
+    print("| scheduler | done | stopped | diverged | steps | best trial | held-out loss |")
+    print("|---|---|---|---|---|---|---|")
+    for name, trials in found.items():
+        print(row(name, trials))
+    fifo, asha = found.values()
     first, second = best_of(fifo), best_of(asha)
     assert first is not None
     assert second is not None
@@ -47,15 +45,14 @@ def main() -> None:
     )
 
 
-def search(out: Path, name: str, trials: int) -> tuple[list[Trial], float]:
+def search(out: Path, name: str, trials: int) -> list[Trial]:
     if not (out / name / "best.toml").exists():
         settings = [*SPACE, f"tune.scheduler={name}", f"tune.num_trials={trials}"]
         words = [
             word for setting in [*settings, f"run.storage={out}"] for word in ("--set", setting)
         ]
         subprocess.run([RAYSFT, "tune", "tune-stability", "--name", name, *words], check=True)
-    summary = json.loads((out / name / "summary.json").read_text())
-    return read_results(out / name)[2], summary["wall_s"]
+    return read_results(out / name)[2]
 
 
 def train(out: Path) -> float:
@@ -75,10 +72,10 @@ def loss(trial: Trial) -> float:
     return trial.eval_loss
 
 
-def row(name: str, trials: list[Trial], wall_s: float) -> str:
+def row(name: str, trials: list[Trial]) -> str:
     counts = [sum(t.status == status for t in trials) for status in ("done", "stopped", "diverged")]
     best: Any = best_of(trials)
-    cells = [name, *counts, f"{steps(trials):,}", best.number, f"{loss(best):.4f}", f"{wall_s:.0f}"]
+    cells = [name, *counts, f"{steps(trials):,}", best.number, f"{loss(best):.4f}"]
     return f"| {' | '.join(map(str, cells))} |"
 
 

@@ -1,11 +1,9 @@
 """`fit`: one training run on the Ray cluster this process is connected to."""
 
-import errno
 import math
 import os
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Thread
@@ -17,16 +15,23 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
-from ray.util.queue import Empty, Queue
 
+from raysft import rundir
+from raysft.channel import Mailbox, first_interrupt
 from raysft.cluster import EMBEDDED, missing_environment
 from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset, epoch_length
-from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
+from raysft.data.loader import RankData
+from raysft.errors import NotFinite
 from raysft.events import Emit, Event
+from raysft.failures import HealingPolicy, explain_failure
 from raysft.train.entry import train_entry
 from raysft.train.worker import WorkerJob
+
+NAMED = 16  # records that a message names
+POLL_S = 0.5  # how long the driver waits for events before it looks whether the run has ended
+STOPPING = "stopping: the step is finished and a checkpoint taken; a second Ctrl-C stops at once"
 
 
 class Placement(NamedTuple):
@@ -74,7 +79,9 @@ def fit(
     where `run_dir` has none. placed: is told whenever a group of workers has started.
 
     Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
-    the run fails in another way.
+    the run fails in another way. The first interrupt lets the workers finish their step and take a
+    checkpoint, and raises KeyboardInterrupt then; the second does at once, as does one before
+    training has begun.
     """
     require_resources(config, ray.cluster_resources())
     # Ray Train's controller looks at its workers every 2 s by default, and the end of a run and
@@ -82,7 +89,7 @@ def fit(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if EMBEDDED:  # nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    events = Queue(actor_options={"num_cpus": 0})
+    mailbox = Mailbox.remote()
     job = WorkerJob(
         config=config,
         hf_config=hf_config,
@@ -96,13 +103,13 @@ def fit(
         "job": ray.cloudpickle.dumps(job),
         "train": ray.put(train),
         "heldout": ray.put(heldout),
-        "events": events,
+        "mailbox": mailbox,
     }
     emit({"event": "plan", "total_steps": job.total_steps})
-    starts, controller = 0, None
+    starts, controller, started, stopping = 0, None, False, False
 
     def forward(event: Event) -> None:
-        nonlocal starts, controller
+        nonlocal starts, controller, started
         if event["event"] == "controller":
             controller = event["handle"]
             return
@@ -110,25 +117,44 @@ def fit(
             if placed is not None:
                 placed(Placement(controller, event["placement_group"]))
             return
-        if event["event"] == "workers":
-            starts += 1
-            if starts > 1:
-                emit({"event": "warning", "message": f"workers were restarted, {starts - 1} times"})
+        starts += event["event"] == "workers"
+        started = started or event["event"] == "started"
         emit(event)
 
     future = in_thread(make_trainer(config, options, run_dir).fit)
-    while not future.done() or not events.empty():
-        with suppress(Empty):
-            forward(events.get(timeout=0.5))
+    with first_interrupt() as interrupted:
+        while (arrived := ray.get(mailbox.fetch.remote(POLL_S))) or not future.done():
+            for event in arrived:
+                forward(event)
+            if interrupted.is_set() and not started:
+                raise KeyboardInterrupt
+            if interrupted.is_set() and not stopping:
+                stopping = True
+                mailbox.ask_to_stop.remote()
+                emit({"event": "status", "message": STOPPING})
     try:
         result = future.result()
     except TrainingFailedError as error:
         raise explain_failure(error) from error
     finally:
-        events.shutdown(force=True)  # its process, of which a benchmark would leave one a case
+        ray.kill(mailbox)  # its process, of which a benchmark would leave one a case
+    if result.return_value.get("interrupted"):
+        raise KeyboardInterrupt
     if "not_finite" in result.return_value:
-        raise NotFinite(*result.return_value["not_finite"])
+        message, step = result.return_value["not_finite"]
+        raise NotFinite(f"{message}. {circumstances(config, train, run_dir, step)}", step)
     return RunResult(totals=result.return_value, num_restarts=max(0, starts - 1))
+
+
+def circumstances(config: Config, train: TokenDataset, run_dir: Path, step: int) -> str:
+    """The records of a step, by their numbers in the training set, and the last good state."""
+    records = RankData(config, train, train, rank=0, world_size=1).records(step - 1)
+    named = ", ".join(map(str, records[:NAMED])) + (", ..." if len(records) > NAMED else "")
+    saved = [at for at in rundir.checkpoints_by_step(run_dir) if at < step]
+    state = (
+        f"the last checkpoint before it is of step {saved[-1]}" if saved else "no checkpoint yet"
+    )
+    return f"Training records of that step: {named}; {state}"
 
 
 def in_thread(call: Callable[[], Any]) -> Future[Any]:
@@ -179,67 +205,29 @@ NOT_NEEDED = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if EMBEDD
 class TellsController(ControllerCallback):  # type: ignore[misc]
     """Sends the controller's handle to the driver, which Ray Train keeps to itself."""
 
-    def __init__(self, events: Queue) -> None:
-        self.events = events
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
 
     def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
         handle = ray.get_runtime_context().current_actor
-        self.events.actor.put.remote({"event": "controller", "handle": handle})
+        self.mailbox.put.remote({"event": "controller", "handle": handle})
 
 
 class LeanTrainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer without what our runs have no use for. Should a release of Ray no longer ask
-    this method, they are back and a run starts later, as it would with TorchTrainer."""
+    """Ray's trainer without what our runs have no use for, and with our policy of failures.
+
+    Should a release of Ray no longer ask these methods, a run starts later and heals as it would
+    with TorchTrainer.
+    """
+
+    def _initialize_and_run_controller(self, **options: Any) -> Any:
+        mailbox = self.train_loop_config["mailbox"]
+        options["failure_policy"] = HealingPolicy(self.run_config.failure_config, mailbox)
+        return super()._initialize_and_run_controller(**options)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [
-            TellsController(self.train_loop_config["events"]),
+            TellsController(self.train_loop_config["mailbox"]),
             *(one for one in callbacks if type(one).__name__ not in NOT_NEEDED),
         ]
-
-
-def explain_failure(error: TrainingFailedError) -> Exception:
-    """The cause a person can act on; the traceback is in the job's log."""
-    causes = list(getattr(error, "worker_failures", {}).values()) or [error]
-    for cause in causes:
-        root: BaseException | None = cause
-        while root is not None:
-            if isinstance(root, UserError | RunError):
-                return root
-            if isinstance(root, OSError) and root.errno == errno.ENOSPC:
-                return disk_full(root)
-            root = root.__cause__ or getattr(root, "cause", None)
-    if any(is_out_of_memory(cause) for cause in causes):
-        return OutOfMemory(
-            "out of memory: a worker asked for more than there is. Any of these needs less: "
-            "a smaller batch.micro_batch_size or batch.seq_len, "
-            "model.activation_checkpointing = true, engine.zero_stage = 3, engine.precision = "
-            '"bf16", more scaling.workers on other machines'
-        )
-    first = str(causes[0]).strip().splitlines()
-    return RunError(f"a worker failed: {first[-1] if first else type(causes[0]).__name__}")
-
-
-# Ray's memory monitor, CUDA, and torch's allocator on a CPU.
-ALLOCATION_FAILED = (
-    "OutOfMemory",
-    "low on memory",
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """By message: Ray wraps its own class in those of the actor that died of it."""
-    text = f"{type(error).__name__} {error}"
-    return any(words in text for words in ALLOCATION_FAILED)
-
-
-def disk_full(error: OSError) -> RunError:
-    where = f" while writing {error.filename}" if error.filename else ""
-    return RunError(
-        f"the disk is full{where}. Free some space, or set run.storage to another disk, "
-        "checkpoint.keep = 1, or checkpoint.every_steps = 0."
-    )

@@ -68,7 +68,7 @@ def explain(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         return INTERRUPTED, "interrupted", "interrupted"
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        from raysft.driver import disk_full
+        from raysft.failures import disk_full
 
         return 1, "failed", str(disk_full(error))
     # Ray puts the remote traceback into the message; the cause is its last line.

@@ -22,7 +22,8 @@ def entrypoint(run_json: Path) -> str:
 def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
     """Run the job in a process of its own and hand on its events. Returns its exit code.
 
-    The first Ctrl-C or SIGTERM asks the job to end, the second kills it.
+    Ctrl-C and SIGTERM are passed on: the first asks the job to end, the second to end at once; the
+    third kills it.
     """
     environment = os.environ | {
         # Where ninja lies, which DeepSpeed calls by name to compile its CPU Adam.
@@ -42,7 +43,7 @@ def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
     def interrupt(_signum: int, _frame: object) -> None:
         nonlocal interrupts
         interrupts += 1
-        process.send_signal(signal.SIGINT if interrupts == 1 else signal.SIGKILL)
+        process.send_signal(signal.SIGINT if interrupts <= 2 else signal.SIGKILL)
 
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -205,7 +205,7 @@ class Scaling(Section):
     workers: Count = 1
     cpus_per_worker: Count = 1  # also the threads of a worker
     gpus_per_worker: CountOrZero = 0  # 0: train on the CPU
-    max_failures: CountOrZero = 0  # restarts from the newest checkpoint
+    max_failures: CountOrZero = 3  # restarts from the newest checkpoint, after lost workers
 
 
 class Checkpoint(Section):

@@ -43,6 +43,11 @@ class RankData:
             int((self.train.lengths[indices] ** 2).sum()),
         )
 
+    def records(self, step: int) -> list[int]:
+        """Which training records the step after `step` others is of, by their number in the set."""
+        size = self.config.batch.global_batch_size
+        return global_batch(self._order, self._epoch_length, size, step).tolist()  # type: ignore[no-any-return]
+
     @cached_property
     def eval_batches(self) -> list[Batch]:
         size = self.config.eval.micro_batch_size or self.config.batch.micro_batch_size

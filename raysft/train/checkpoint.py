@@ -1,5 +1,6 @@
 """Save and restore a run, and write its weights as a Hugging Face folder."""
 
+import math
 import shutil
 import tempfile
 from dataclasses import asdict
@@ -10,27 +11,43 @@ import ray.train
 import torch
 import torch.distributed as dist
 
-from raysft.errors import RunError
+from raysft import rundir
+from raysft.errors import NotFinite, RunError
+from raysft.events import Emit
+from raysft.train.integrity import (
+    PROBE_TOKENS,
+    TOLERANCE,
+    damage_seen_by_any,
+    probe_loss,
+    write_manifest,
+)
 from raysft.train.metrics import Progress
 
 TAG = "state"  # DeepSpeed's name for the sub-folder of one checkpoint
 HF_FOLDER = "hf"  # config and tokenizer, so that any checkpoint can be exported
-PROBE_TOKENS = 64
 
 
-def save(engine: Any, tokenizer: Any, progress: Progress) -> None:
+def save(engine: Any, tokenizer: Any, progress: Progress, probe: torch.Tensor) -> None:
     """Write engine, counters and RNG, and hand them to Ray Train. Every rank must call it.
 
     Each rank reports the folder with its own shard only; Ray Train merges them into one.
+    probe: token ids, int64 [T], whose loss is stored with them. Raises NotFinite when it is none:
+    such a state is not worth keeping.
     """
     rank = dist.get_rank()
+    probe = probe[:PROBE_TOKENS]
+    loss = probe_loss(engine, probe)
+    if not math.isfinite(loss):
+        raise NotFinite(f"the model gives a loss of {loss} at step {progress.step}", progress.step)
+    state = {"progress": asdict(progress), "probe": {"ids": probe.tolist(), "loss": loss}}
     folder = Path(tempfile.mkdtemp(prefix="raysft-checkpoint-"))
     try:
-        engine.save_checkpoint(str(folder), tag=TAG, client_state={"progress": asdict(progress)})
+        engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
         torch.save(rng_state(), folder / f"rng_{rank}.pt")
         if rank == 0:
             engine.module.config.save_pretrained(folder / HF_FOLDER)
             tokenizer.save_pretrained(folder / HF_FOLDER)
+        write_manifest(folder)
         ray.train.report(
             {"step": progress.step, "eval_loss": progress.eval_loss_last},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
@@ -39,22 +56,44 @@ def save(engine: Any, tokenizer: Any, progress: Progress) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def restore(engine: Any, start_from: Path | None = None) -> Progress | None:
-    """Load the newest checkpoint of this run into the engine, or else `start_from`.
+def restore(engine: Any, run_dir: Path, start_from: Path | None, emit: Emit) -> Progress | None:
+    """Load the newest whole checkpoint of this run into the engine, or else `start_from`.
 
-    None where there is neither.
+    None where there is neither. Every rank must call it. Raises RunError when all are damaged, or
+    when the engine does not compute what it computed when it was saved.
     """
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None and start_from is not None:
-        checkpoint = ray.train.Checkpoint.from_directory(str(start_from))
-    if checkpoint is None:
-        return None
-    with checkpoint.as_directory() as folder:
-        loaded, client_state = engine.load_checkpoint(folder, tag=TAG)
-        if loaded is None:
-            raise RunError(f"the checkpoint {checkpoint.path} does not load")
-        rng = torch.load(Path(folder) / f"rng_{dist.get_rank()}.pt", weights_only=True)
-    set_rng_state(rng)
+    folders = candidates(run_dir, start_from)
+    for folder in folders:
+        wrong = damage_seen_by_any(folder)
+        if wrong is None:
+            return load(engine, folder)
+        emit({"event": "warning", "message": f"the checkpoint {folder} is damaged: {wrong}"})
+    if folders:
+        raise RunError(f"no checkpoint of {run_dir} is whole: {wrong} in the oldest of them")
+    return None
+
+
+def candidates(run_dir: Path, start_from: Path | None) -> list[Path]:
+    """The newest first, as Ray Train has them."""
+    newest = ray.train.get_checkpoint()
+    if newest is None:
+        return [] if start_from is None else [start_from]
+    older = [path for path in rundir.checkpoints(run_dir) if path != Path(newest.path)]
+    return [Path(newest.path), *reversed(older)]
+
+
+def load(engine: Any, folder: Path) -> Progress:
+    loaded, client_state = engine.load_checkpoint(str(folder), tag=TAG)
+    if loaded is None:
+        raise RunError(f"the checkpoint {folder} does not load")
+    probe = client_state["probe"]
+    loss = probe_loss(engine, torch.tensor(probe["ids"]))
+    if not abs(loss - probe["loss"]) <= TOLERANCE * abs(probe["loss"]):
+        raise RunError(
+            f"{folder} is not the model that was saved: a stored batch has a loss of {loss:.6f}, "
+            f"and had {probe['loss']:.6f}. Go on from an older checkpoint: remove this one"
+        )
+    set_rng_state(torch.load(folder / f"rng_{dist.get_rank()}.pt", weights_only=True))
     return Progress(**client_state["progress"])
 
 

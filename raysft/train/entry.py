@@ -21,6 +21,6 @@ def train_entry(options: dict[str, Any]) -> dict[str, Any]:
     train, heldout = ray.get([options["train"], options["heldout"]])
     job = ray.cloudpickle.loads(options["job"])
     try:
-        return train_worker(job, train, heldout, options["events"])
+        return train_worker(job, train, heldout, options["mailbox"])
     except NotFinite as error:
         return {"not_finite": (str(error), error.step)}

@@ -76,10 +76,12 @@ class Window:
         applied = [r.applied for r in self.results]
         loss = losses.sum().item() / sum(self.supervised)
         if not math.isfinite(loss):
+            place = int((~torch.isfinite(losses)).nonzero()[0])
+            at = step - len(losses) + 1 + place
             raise NotFinite(
-                f"the training loss is {loss} at step {step}: lower optim.lr, set "
+                f"the training loss is {losses[place].item()} at step {at}: lower optim.lr, set "
                 "optim.max_grad_norm, or use engine.precision bf16 or fp32",
-                step,
+                at,
             )
         clipped = sum(0 < max_grad_norm < n for n, ok in zip(norms, applied, strict=True) if ok)
         useful = [s for s, ok in zip(self.seconds, applied, strict=True) if ok]

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from raysft import rundir, stamp
+from raysft.channel import post
 from raysft.config.schema import Config
 from raysft.config.zero import deepspeed_config
 from raysft.data.dataset import TokenDataset
@@ -30,6 +31,7 @@ from raysft.train.perf import StepClock, held_memory_gib, keep_freed_memory, mem
 from raysft.train.products import choose as choose_products
 from raysft.train.schedule import rate_at
 from raysft.train.step import evaluate, train_step
+from raysft.train.stop import StopFlag
 
 
 @dataclass(frozen=True)
@@ -46,31 +48,33 @@ class WorkerJob:
 
 
 def train_worker(
-    job: WorkerJob, train: TokenDataset, heldout: TokenDataset, events: Any
+    job: WorkerJob, train: TokenDataset, heldout: TokenDataset, mailbox: Any
 ) -> dict[str, Any]:
     """Train, evaluate, checkpoint and export. Returns the totals of the run.
 
-    `events`: a queue to the driver.
+    mailbox: takes events to the driver, and its wish to stop.
     """
     config, last = job.config, job.total_steps
     rank, world_size = dist.get_rank(), dist.get_world_size()
-    emit: Emit = events.put if rank == 0 else lambda _: None
+    emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit({"event": "placed", "placement_group": ray.util.get_current_placement_group().id.hex()})
     data = RankData(config, train, heldout, rank, world_size)
     engine = start_engine(job, emit)
     if config.log.profile_steps:
         watch_communication()
-    progress = checkpoint.restore(engine, job.start_from) or Progress()
+    progress = checkpoint.restore(engine, job.run_dir, job.start_from, emit) or Progress()
     window, clock = Window(), StepClock()
     emit({"event": "started", "step": progress.step})
     if not progress.step:
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
+    stop = StopFlag(mailbox)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
     clock.start()
     for batches, tokens, supervised_tokens, pairs in data.steps(progress.step, last):
+        stop.ask()
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
         progress.advance(tokens, supervised_tokens, applied=result.applied)
@@ -78,6 +82,7 @@ def train_worker(
         window.add(result, tokens, supervised_tokens, seconds)
 
         step = progress.step
+        interrupted = stop.answer() and step < last
         if step == first and not config.on_gpu:
             keep_freed_memory()
         line: Event = {}
@@ -91,12 +96,15 @@ def train_worker(
                 line |= evaluate_into(progress, engine, data)
         if line:
             emit({"event": "metrics", "step": step} | line)
-        if config.checkpoint.every_steps and due(step, config.checkpoint.every_steps, last=last):
+        every = config.checkpoint.every_steps
+        if every and (interrupted or due(step, every, last=last)):
             with phase("checkpoint"):
-                checkpoint.save(engine, job.tokenizer, progress)
+                checkpoint.save(engine, job.tokenizer, progress, data.probe)
             emit({"event": "checkpoint", "step": step})
         if steps_to_profile > 0 and (rows := profile.step_ends()):
             emit({"event": "profile", "steps": steps_to_profile, "rows": rows})
+        if interrupted:
+            return {"interrupted": True}
         clock.start()
 
     totals = asdict(progress) | clock.summary() | utilisation(config, engine, clock)

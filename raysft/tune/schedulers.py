@@ -1,5 +1,6 @@
 """When a trial is stopped before its end, or moved: Ray Tune's schedulers as a search uses them."""
 
+import math
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -28,6 +29,21 @@ class Population(schedulers.PopulationBasedTraining):  # type: ignore[misc]
         return point, operations
 
 
+def first_judgement(config: Config, total_steps: int) -> int:
+    """The step before which no trial is stopped: a ninth of all, or the end of the longest warmup.
+
+    A rate that still rises says little of the loss it leads to, and slow warmups would always lose.
+    """
+    schedule, space = config.schedule, config.tune.space
+    ratio = 0.05 if schedule.warmup_ratio is None else schedule.warmup_ratio
+    steps: float = schedule.warmup_steps or ratio * total_steps
+    if "schedule.warmup_ratio" in space:
+        steps = max(space["schedule.warmup_ratio"].values) * total_steps
+    if "schedule.warmup_steps" in space:
+        steps = max(space["schedule.warmup_steps"].values)
+    return min(total_steps, max(1, total_steps // REDUCTION**2, math.ceil(steps)))
+
+
 def scheduler(config: Config, total_steps: int) -> Any:
     time_attr = {"time_attr": "step"}
     match config.tune.scheduler:
@@ -35,13 +51,13 @@ def scheduler(config: Config, total_steps: int) -> Any:
             return schedulers.ASHAScheduler(
                 **time_attr,
                 max_t=total_steps,
-                grace_period=max(1, total_steps // REDUCTION**2),
+                grace_period=first_judgement(config, total_steps),
                 reduction_factor=REDUCTION,
             )
         case "median":
             return schedulers.MedianStoppingRule(
                 **time_attr,
-                grace_period=total_steps / REDUCTION**2,
+                grace_period=first_judgement(config, total_steps),
                 min_samples_required=3,
                 min_time_slice=float("inf"),  # never pauses a trial: it would begin again
             )

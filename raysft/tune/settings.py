@@ -47,7 +47,6 @@ def check_search(config: Config) -> None:
 def trial_config(config: Config, settings: Settings) -> Config:
     """The config of one trial. Raises UserError where a value is wrong for its key."""
     overrides: dict[str, Any] = dict(settings)
-    overrides["scaling.max_failures"] = max(1, config.scaling.max_failures)
     if config.tune.scheduler == "pbt":  # a trial goes on from its own checkpoint, or another's
         overrides["checkpoint.every_steps"] = config.eval.every_steps
     raw = with_overrides(config.model_dump(mode="json"), overrides)

@@ -201,9 +201,36 @@ def test_a_killed_job_is_reported_and_leaves_no_process(tmp_path: Path) -> None:
     assert "died" in listing.stdout
 
 
-def test_an_interrupt_before_the_first_checkpoint_ends_cleanly(tmp_path: Path) -> None:
+def test_an_interrupt_finishes_the_step_and_takes_a_checkpoint(tmp_path: Path) -> None:
     process, job = start(tmp_path)
     family = [job, *job.children(recursive=True)]
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping: the step is finished and a checkpoint taken" in stderr
+    assert "go on from the newest checkpoint" in stderr
+    assert "Traceback" not in stderr
+    (step,) = rundir.checkpoints_by_step(tmp_path / "runs/run")
+    assert 50 <= step < 300  # which is where the first would have been
+    wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
+    resumed = run_raysft(
+        "train", "gpt2-tiny-cpu", "--name", "run", "--resume", "--json",
+        "--set", f"run.max_steps={step + 2}", cwd=tmp_path,
+    )  # fmt: skip
+    assert resumed.code == 0, resumed.stderr
+    assert resumed.summary["steps"] == step + 2
+
+
+def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
+    """Signals to the job itself, whose workers are held so that no step is ever finished."""
+    process, job = start(tmp_path)
+    family = [job, *job.children(recursive=True)]
+    workers = workers_of(job)
+    for worker in workers:
+        worker.suspend()
+    process.send_signal(signal.SIGINT)
+    time.sleep(2)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -224,7 +251,8 @@ def test_a_dead_worker_is_replaced_where_that_is_allowed(tmp_path: Path) -> None
     workers_of(job)[0].kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr
-    assert "workers were restarted" in stderr
+    assert "lost worker" in stderr
+    assert "the workers start again from the newest checkpoint" in stderr
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     assert (summary["num_restarts"], summary["steps"]) == (1, 60)
     lines = (tmp_path / "runs/run/metrics.jsonl").read_text().splitlines()
@@ -232,9 +260,9 @@ def test_a_dead_worker_is_replaced_where_that_is_allowed(tmp_path: Path) -> None
 
 
 def test_a_dead_worker_ends_the_run_where_it_is_not(tmp_path: Path) -> None:
-    process, job = start(tmp_path)
+    process, job = start(tmp_path, "--set", "scaling.max_failures=0")
     workers_of(job)[1].kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "a worker failed" in stderr
+    assert "lost worker" in stderr
     assert "Traceback" not in stderr

@@ -260,10 +260,18 @@ def test_workers_are_counted_node_by_node() -> None:
     assert concurrency(few, [{"CPU": 64.0}]) == 3
 
 
-def test_asha_decides_at_a_ninth_and_a_third() -> None:
+@pytest.mark.parametrize(
+    ("override", "rungs"),
+    [
+        ("tune.space.schedule.warmup_ratio=none", [180, 60, 20]),  # a ninth, a third, the end
+        ("tune.space.schedule.warmup_ratio={uniform=[0.0, 0.2]}", [108, 36]),
+        ("schedule.warmup_ratio=0.25", [108, 36]),  # the space goes before
+    ],
+)
+def test_asha_stops_no_trial_that_may_still_warm_up(override: str, rungs: list[int]) -> None:
     from ray.tune.schedulers import ASHAScheduler
 
-    asha = scheduler(load_config(PRESET, ["tune.scheduler=asha"]), total_steps=180)
+    asha = scheduler(load_config(PRESET, ["tune.scheduler=asha", override]), total_steps=180)
     assert isinstance(asha, ASHAScheduler)
     (bracket,) = asha._brackets
-    assert [milestone for milestone, _ in bracket._rungs] == [180, 60, 20]
+    assert [milestone for milestone, _ in bracket._rungs] == rungs

@@ -1,0 +1,128 @@
+"""What ended a run: whether starting its workers again can heal it, and how to say it."""
+
+import errno
+from collections.abc import Iterator
+from typing import Any
+
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import FailureConfig
+from ray.train.v2._internal.execution.failure_handling import (
+    DefaultFailurePolicy,
+    FailureDecision,
+)
+from ray.train.v2.api.exceptions import TrainingFailedError
+
+from raysft.errors import OutOfMemory, RunError, UserError
+
+# Ray's memory monitor, CUDA, and torch's allocator on a CPU.
+ALLOCATION_FAILED = (
+    "OutOfMemory",
+    "low on memory",
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)
+ADVICE = (
+    "Any of these needs less: a smaller batch.micro_batch_size or batch.seq_len, "
+    "model.activation_checkpointing = true, engine.zero_stage = 3, engine.precision = "
+    '"bf16", more scaling.workers on other machines'
+)
+
+
+class HealingPolicy(DefaultFailurePolicy):  # type: ignore[misc]
+    """Ray Train's, but for failures that another start would meet again.
+
+    Those are errors in the user's input or of the run itself, a full disk, and whatever comes a
+    second time in the same words though no worker was lost. It says what it does, and why.
+    """
+
+    def __init__(self, config: FailureConfig, mailbox: Any) -> None:
+        super().__init__(config)
+        self.mailbox = mailbox
+        self.last = ""
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        reason = reason_of(training_failed_error)
+        again = reason == self.last and not lost_worker(training_failed_error)
+        self.last = reason
+        if cause_of(training_failed_error) is not None or again:
+            return FailureDecision.RAISE
+        decision = super().make_decision(training_failed_error)
+        if decision == FailureDecision.RETRY:
+            message = f"{reason}: the workers start again from the newest checkpoint"
+            self.mailbox.put.remote({"event": "warning", "message": message})
+        return decision
+
+
+def explain_failure(error: TrainingFailedError) -> Exception:
+    """The cause a person can act on; the traceback is in the job's log."""
+    cause = cause_of(error)
+    if cause is not None:
+        return cause
+    reason = reason_of(error)
+    if reason == OUT_OF_MEMORY:
+        return OutOfMemory(f"{OUT_OF_MEMORY}. {ADVICE}")
+    return RunError(reason)
+
+
+OUT_OF_MEMORY = "out of memory: a worker asked for more than there is"
+
+
+def cause_of(error: TrainingFailedError) -> Exception | None:
+    """What no other start would heal, if it is that."""
+    for root in roots(error):
+        if isinstance(root, UserError | RunError):
+            return root
+        if isinstance(root, OSError) and root.errno == errno.ENOSPC:
+            return disk_full(root)
+    return None
+
+
+def reason_of(error: TrainingFailedError) -> str:
+    """In a few words; the worker that was lost, rather than those that missed it."""
+    causes = worker_errors(error)
+    if any(is_out_of_memory(cause) for cause in causes):
+        return OUT_OF_MEMORY
+    if lost_worker(error):
+        ranks = getattr(error, "worker_failures", {})
+        lost = [str(rank) for rank, cause in ranks.items() if is_lost(cause)]
+        return f"lost worker {' and '.join(lost)}: its process or its node died"
+    lines = str(causes[0]).strip().splitlines()
+    return f"a worker failed: {lines[-1] if lines else type(causes[0]).__name__}"
+
+
+def worker_errors(error: TrainingFailedError) -> list[BaseException]:
+    return list(getattr(error, "worker_failures", {}).values()) or [error]
+
+
+def roots(error: TrainingFailedError) -> Iterator[BaseException]:
+    """Every worker's error, and what it was raised from."""
+    for cause in worker_errors(error):
+        root: Any = cause
+        while root is not None:
+            yield root
+            root = root.__cause__ or getattr(root, "cause", None)
+
+
+def lost_worker(error: TrainingFailedError) -> bool:
+    return any(is_lost(cause) for cause in worker_errors(error))
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether a worker's process ended without an error of its own."""
+    died = getattr(error, "health_check_failure", error)
+    return isinstance(died, RayActorError) and not isinstance(died, OutOfMemoryError)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By message: Ray wraps its own class in those of the actor that died of it."""
+    text = f"{type(error).__name__} {error}"
+    return any(words in text for words in ALLOCATION_FAILED)
+
+
+def disk_full(error: OSError) -> RunError:
+    where = f" while writing {error.filename}" if error.filename else ""
+    return RunError(
+        f"the disk is full{where}. Free some space, or set run.storage to another disk, "
+        "checkpoint.keep = 1, or checkpoint.every_steps = 0."
+    )

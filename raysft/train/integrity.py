@@ -1,0 +1,78 @@
+"""Whether a checkpoint is what was saved: its files by size and checksum, its weights by a loss."""
+
+import json
+import zlib
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+PROBE_TOKENS = 64
+CHUNK = 1 << 22  # bytes
+TOLERANCE = 1e-3  # of the probe's loss; it is equal to the bit where hardware and threads are
+
+
+def write_manifest(folder: Path) -> None:
+    """Sizes and checksums of this rank's files, beside them."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    manifest = {
+        "world_size": dist.get_world_size(),
+        "files": {
+            str(path.relative_to(folder)): [path.stat().st_size, crc(path)] for path in files
+        },
+    }
+    (folder / f"manifest_{dist.get_rank()}.json").write_text(json.dumps(manifest))
+
+
+def crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            value = zlib.crc32(chunk, value)
+    return value
+
+
+def damage(folder: Path, rank: int = 0, world_size: int = 1) -> str | None:
+    """The first thing that is wrong with a checkpoint; None where it is whole.
+
+    Of `world_size` processes, each looks at its share of the files.
+    """
+    manifests = sorted(folder.glob("manifest_*.json"))
+    try:
+        listed = [json.loads(manifest.read_text()) for manifest in manifests]
+        wanted = listed[0]["world_size"] if listed else 1
+        files = [item for manifest in listed for item in manifest["files"].items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "a manifest is damaged"
+    if len(listed) != wanted:
+        return f"{wanted - len(listed)} of {wanted} manifests are missing"
+    for name, (size, checksum) in files[rank::world_size]:
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != size:
+            return f"{name} has {path.stat().st_size:,} bytes, and had {size:,}"
+        if crc(path) != checksum:
+            return f"{name} has other content than it had"
+    return None
+
+
+def damage_seen_by_any(folder: Path) -> str | None:
+    """The same from all ranks together, and the same on all ranks."""
+    seen: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(seen, damage(folder, dist.get_rank(), dist.get_world_size()))
+    return next((one for one in seen if one is not None), None)
+
+
+def probe_loss(engine: Any, ids: Tensor) -> float:
+    """Mean NLL of a few tokens, int64 [T], in nats; every rank must call it."""
+    engine.eval()
+    with torch.no_grad():
+        batch = ids.unsqueeze(0).to(engine.device)
+        logits = engine(input_ids=batch, use_cache=False).logits[0, :-1].float()
+        loss = F.cross_entropy(logits, batch[0, 1:])
+    engine.train()
+    return float(loss)

@@ -1,0 +1,82 @@
+"""Which failures another start can heal, and what is said of them."""
+
+import errno
+from typing import Any
+
+import pytest
+from ray.exceptions import RayActorError
+from ray.train import FailureConfig
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
+from raysft.failures import HealingPolicy, explain_failure
+
+RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
+
+
+class Said:
+    """In the place of a mailbox."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.put = self
+
+    def remote(self, event: Any) -> None:
+        self.events.append(event)
+
+
+def failed(*errors: Exception) -> WorkerGroupError:
+    return WorkerGroupError(error_message="", worker_failures=dict(enumerate(errors)))
+
+
+def lost() -> Exception:
+    return WorkerHealthCheckFailedError("", RayActorError())
+
+
+def policy() -> tuple[HealingPolicy, list[Any]]:
+    said = Said()
+    return HealingPolicy(FailureConfig(max_failures=3), said), said.events
+
+
+def test_lost_workers_are_replaced_as_often_as_allowed() -> None:
+    heal, said = policy()
+    peer = RuntimeError("Connection closed by peer [127.0.0.1]:3")
+    for _ in range(3):
+        assert heal.make_decision(failed(peer, lost())) == RETRY
+    assert heal.make_decision(failed(lost(), peer)) == RAISE
+    words = "lost worker 1: its process or its node died: the workers start again from"
+    assert [words in event["message"] for event in said] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        UserError("data.path: no such file"),
+        RunError("parameters are missing"),
+        NotFinite("the training loss is nan", 3),
+        OSError(errno.ENOSPC, "No space left on device"),
+    ],
+)
+def test_what_another_start_would_meet_again_is_not_tried_again(error: Exception) -> None:
+    heal, said = policy()
+    wrapped = RuntimeError("in a worker")
+    wrapped.__cause__ = error
+    assert heal.make_decision(failed(wrapped)) == RAISE
+    assert not said
+    explained = explain_failure(failed(wrapped))
+    assert type(explained) is (RunError if isinstance(error, OSError) else type(error))
+
+
+def test_the_same_error_twice_is_not_tried_a_third_time() -> None:
+    heal, said = policy()
+    memory = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 75 GiB")
+    assert heal.make_decision(failed(memory)) == RETRY
+    assert heal.make_decision(failed(memory)) == RAISE
+    assert "out of memory: a worker asked for more than there is: the workers" in said[0]["message"]
+    assert isinstance(explain_failure(failed(memory)), OutOfMemory)
+    heal, _ = policy()
+    assert heal.make_decision(failed(ValueError("one"))) == RETRY
+    assert heal.make_decision(failed(ValueError("two"))) == RETRY
+    assert heal.make_decision(failed(ValueError("two"))) == RAISE
