@@ -1,5 +1,6 @@
 """What the job keeps of a search while it runs, from what Ray Tune tells of its trials."""
 
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -93,8 +94,10 @@ class Record:
             "eval_loss_first": trial.curve[0][1] if trial.curve else None,
             "eval_loss_last": trial.eval_loss, "error": trial.error, **trial.stability,
         }  # fmt: skip
-        if self.folder(number).is_dir():
-            rundir.write_json(self.folder(number) / rundir.SUMMARY, summary)
+        folder = self.folder(number)
+        shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)  # gigabytes a trial
+        if folder.is_dir():
+            rundir.write_json(folder / rundir.SUMMARY, summary)
 
     def free(self, number: int) -> None:
         """Its workers, which Ray frees by itself only where it has a dashboard."""
