@@ -9,19 +9,15 @@ from raysft.config.schema import Config
 from raysft.errors import UserError
 
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
-FIXED = ("model", "data", "batch", "engine", "scaling.workers", "optim.name", "run.seed")
+FIXED = (
+    "model", "data", "batch", "engine.precision", "engine.zero_stage",
+    "engine.offload_optimizer", "engine.offload_params", "optim.name", "run.seed",
+)  # fmt: skip
 # What may differ without a word: of a run, and of a search.
 FREE = (
-    "run.name",
-    "run.storage",
-    "run.samples",
-    "log",
-    "checkpoint",
-    "eval",
-    "scaling",
-    "bench",
-    "tune",
-)
+    "run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "bench", "tune",
+    "scaling.max_failures",
+)  # fmt: skip
 FREE_SEARCH = (
     "run.name", "run.storage", "log", "bench", "tune.num_trials", "tune.max_concurrent",
     "scaling.max_failures",

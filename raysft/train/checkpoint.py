@@ -1,5 +1,6 @@
 """Save and restore a run, and write its weights as a Hugging Face folder."""
 
+import argparse
 import math
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from raysft.train.integrity import (
     TOLERANCE,
     damage_seen_by_any,
     probe_loss,
+    saved_by,
     write_manifest,
 )
 from raysft.train.metrics import Progress
@@ -83,9 +85,18 @@ def candidates(run_dir: Path, start_from: Path | None) -> list[Path]:
 
 
 def load(engine: Any, folder: Path) -> Progress:
-    loaded, client_state = engine.load_checkpoint(str(folder), tag=TAG)
+    """Also of another number of workers, which is converted on the way. Raises RunError."""
+    workers, settings = saved_by(folder), hyperparameters(engine)
+    if workers == dist.get_world_size():
+        loaded, client_state = engine.load_checkpoint(str(folder), tag=TAG)
+    else:
+        loaded, client_state = load_converted(engine, folder)
     if loaded is None:
         raise RunError(f"the checkpoint {folder} does not load")
+    for group, now in zip(engine.optimizer.param_groups, settings, strict=True):
+        group.update(now)
+    if hasattr(engine.optimizer, "clip_grad"):
+        engine.optimizer.clip_grad = engine.gradient_clipping()
     probe = client_state["probe"]
     loss = probe_loss(engine, torch.tensor(probe["ids"]))
     if not abs(loss - probe["loss"]) <= TOLERANCE * abs(probe["loss"]):
@@ -93,8 +104,46 @@ def load(engine: Any, folder: Path) -> Progress:
             f"{folder} is not the model that was saved: a stored batch has a loss of {loss:.6f}, "
             f"and had {probe['loss']:.6f}. Go on from an older checkpoint: remove this one"
         )
-    set_rng_state(torch.load(folder / f"rng_{dist.get_rank()}.pt", weights_only=True))
+    rank = dist.get_rank() % workers  # of more workers, some begin with the state of another
+    set_rng_state(torch.load(folder / f"rng_{rank}.pt", weights_only=True))
     return Progress(**client_state["progress"])
+
+
+def hyperparameters(engine: Any) -> list[dict[str, Any]]:
+    """Of each parameter group, as the config has them.
+
+    Loading sets them to those of the checkpoint, and of the first group where it was converted: to
+    its weight decay, which not all groups have.
+    """
+    groups = engine.optimizer.param_groups
+    return [{key: value for key, value in group.items() if key != "params"} for group in groups]
+
+
+def load_converted(engine: Any, folder: Path) -> Any:
+    """Through DeepSpeed's universal checkpoint, in which every parameter is whole."""
+    universal = folder.with_name(folder.name + ".universal")
+    if dist.get_rank() == 0:
+        from deepspeed.checkpoint import ds_to_universal
+
+        shutil.rmtree(universal, ignore_errors=True)
+        options = argparse.Namespace(
+            input_folder=str(folder / TAG), output_folder=str(universal / TAG),
+            num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True,
+            inject_missing_state=True,
+        )  # fmt: skip
+        ds_to_universal.main(options)
+    dist.barrier()
+    engine._config.load_universal_checkpoint = True
+    loaded = engine.load_checkpoint(str(universal), tag=TAG)
+    engine._config.load_universal_checkpoint = False
+    # DeepSpeed 0.19.8 gives all partitions one step counter, which each of them would then advance.
+    for state in engine.optimizer.optimizer.state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"] = state["step"].clone()
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(universal)
+    return loaded
 
 
 def rng_state() -> dict[str, torch.Tensor]:

@@ -60,6 +60,11 @@ def damage(folder: Path, rank: int = 0, world_size: int = 1) -> str | None:
     return None
 
 
+def saved_by(folder: Path) -> int:
+    """How many workers saved a whole checkpoint."""
+    return int(json.loads((folder / "manifest_0.json").read_text())["world_size"])
+
+
 def damage_seen_by_any(folder: Path) -> str | None:
     """The same from all ranks together, and the same on all ranks."""
     seen: list[str | None] = [None] * dist.get_world_size()

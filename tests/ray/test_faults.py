@@ -83,6 +83,21 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     assert numbers(said, after=4) == numbers(events, after=4)
 
 
+def test_a_run_goes_on_with_fewer_workers(
+    undisturbed: tuple[Path, list[Event]], tiny_model: Path, tmp_path: Path
+) -> None:
+    """From step 4, because the newest checkpoint is damaged."""
+    folder, events = undisturbed
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    flip(shard(rundir.checkpoints_by_step(again)[6], "rank_0_mp_rank_00_optim"))
+    _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS, "scaling.workers=1"))
+    assert next(event["step"] for event in said if event["event"] == "started") == 4
+    for found, wanted in zip(numbers(said, after=4), numbers(events, after=4), strict=True):
+        assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
+    assert not list((again / "checkpoints").glob("*.universal"))
+
+
 def test_a_checkpoint_that_computes_something_else_is_refused(
     undisturbed: tuple[Path, list[Event]], tiny_model: Path, tmp_path: Path
 ) -> None:
