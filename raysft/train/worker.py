@@ -69,12 +69,12 @@ def train_worker(
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
-    stop = StopFlag(mailbox)
+    stop = StopFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
     clock.start()
     for batches, tokens, supervised_tokens, pairs in data.steps(progress.step, last):
-        stop.ask()
+        stop.ask(progress.step + 1)
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
         progress.advance(tokens, supervised_tokens, applied=result.applied)

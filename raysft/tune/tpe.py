@@ -24,9 +24,10 @@ def make_tpe(config: Config, before: Sequence[Settings]) -> "NumberedTpe":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Optuna draws its first ten at random, which would be all of a small search.
     draws = min(10, max(2, config.tune.num_trials // 3))
+    seed = config.run.seed + len(before)  # or a resumed search would draw again what it began with
     return NumberedTpe(
         space={key: distribution(domain) for key, domain in config.tune.space.items()},
-        sampler=optuna.samplers.TPESampler(seed=config.run.seed, n_startup_trials=draws),
+        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=draws),
         points_to_evaluate=list(before),
         metric="eval_loss",
         mode="min",

@@ -189,7 +189,7 @@ def test_a_killed_search_goes_on_with_what_is_left(tmp_path: Path) -> None:
     assert "2 of 4 trials" in stderr
     begun = read_results(tmp_path / "runs/s")[2]
     ended = [trial.number for trial in begun if trial.status == "done"]
-    assert 1 <= len(ended) < len(begun)
+    assert 1 <= len(ended) < 4
     kept = {n: (tmp_path / f"runs/s/trials/{n:03}/metrics.jsonl").stat() for n in ended}
 
     refused = run_raysft(

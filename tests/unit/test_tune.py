@@ -142,6 +142,20 @@ def test_tpe_comes_closer_than_chance_and_learns_from_divergence() -> None:
     assert sum(0.5e-3 < rate < 2e-3 for rate in rates[20:]) >= 10  # by chance 6
 
 
+def test_a_resumed_tpe_search_draws_nothing_twice() -> None:
+    from raysft.tune.tpe import make_tpe
+
+    config = load_config(PRESET, ["tune.sampler=tpe"])
+
+    def settings(search: Any, count: int) -> list[Any]:
+        return [search.suggest(f"t{number}")["sample"]["settings"] for number in range(count)]
+
+    begun = settings(make_tpe(config, []), 2)
+    resumed = settings(make_tpe(config, begun), 4)
+    assert resumed[:2] == begun
+    assert len({str(one) for one in resumed}) == 4
+
+
 def test_stability_by_hand() -> None:
     lines: list[dict[str, Any]] = [{"step": 0, "eval_loss": 6.0}]
     losses = [4.0, 2.0, 2.0, 9.0, 1.0]  # the medians before them: none, 4, 3, 2, 2
