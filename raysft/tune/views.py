@@ -59,9 +59,7 @@ def cells(row: Row, keys: Sequence[str], columns: Sequence[tuple[str, str, Any]]
 def trials_table(
     title: str, rows: Sequence[Row], keys: Sequence[str], columns: Sequence[tuple[str, str, Any]]
 ) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False
-    )
+    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", padding=0, pad_edge=False)
     table.add_column("trial", justify="right")
     table.add_column("status", no_wrap=True)
     for heading in headings(keys):
