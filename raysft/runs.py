@@ -16,10 +16,10 @@ def runs_table(storage: Path) -> Table:
     found = sorted(p.parent for p in storage.glob(f"*/{rundir.RUN}"))
     if not found:
         raise UserError(f"no run in {storage}: `raysft train` makes one")
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, padding=0, pad_edge=False)
     table.add_column("run", overflow="fold")
     for heading in ("verb", "status", "submitted\nUTC"):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for heading in ("steps", "held-out\nfirst", "\nlast", "exact\nmatch", "tokens/s", "wall s"):
         table.add_column(heading, justify="right")
     for run_dir in found:
