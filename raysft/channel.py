@@ -24,10 +24,12 @@ class MailboxActor:
 
     async def fetch(self, timeout_s: float) -> list[Event]:
         """All there are, or the first that comes within `timeout_s`; none if none comes."""
-        try:
-            found = [await asyncio.wait_for(self.events.get(), timeout_s)]
-        except TimeoutError:
-            return []
+        found: list[Event] = []
+        if self.events.empty() and timeout_s:
+            try:
+                found.append(await asyncio.wait_for(self.events.get(), timeout_s))
+            except TimeoutError:
+                return []
         while not self.events.empty():
             found.append(self.events.get_nowait())
         return found

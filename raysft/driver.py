@@ -31,7 +31,7 @@ from raysft.train.worker import WorkerJob
 
 NAMED = 16  # records that a message names
 POLL_S = 0.5  # how long the driver waits for events before it looks whether the run has ended
-STOPPING = "stopping: the step is finished and a checkpoint taken; a second Ctrl-C stops at once"
+AT_ONCE = "a second Ctrl-C stops at once"
 
 
 class Placement(NamedTuple):
@@ -123,15 +123,18 @@ def fit(
 
     future = in_thread(make_trainer(config, options, run_dir).fit)
     with first_interrupt() as interrupted:
-        while (arrived := ray.get(mailbox.fetch.remote(POLL_S))) or not future.done():
-            for event in arrived:
+        ended = False
+        while not ended:
+            ended = future.done()  # before the last look, or an event could come in between
+            for event in ray.get(mailbox.fetch.remote(0 if ended else POLL_S)):
                 forward(event)
             if interrupted.is_set() and not started:
                 raise KeyboardInterrupt
             if interrupted.is_set() and not stopping:
                 stopping = True
                 mailbox.ask_to_stop.remote()
-                emit({"event": "status", "message": STOPPING})
+                saving = " and its checkpoint" if config.checkpoint.every_steps else ""
+                emit({"event": "status", "message": f"stopping after this step{saving}; {AT_ONCE}"})
     try:
         result = future.result()
     except TrainingFailedError as error:
@@ -148,6 +151,8 @@ def fit(
 
 def circumstances(config: Config, train: TokenDataset, run_dir: Path, step: int) -> str:
     """The records of a step, by their numbers in the training set, and the last good state."""
+    if step == 0:
+        return "No step was taken yet: the model itself gives it"
     records = RankData(config, train, train, rank=0, world_size=1).records(step - 1)
     named = ", ".join(map(str, records[:NAMED])) + (", ..." if len(records) > NAMED else "")
     saved = [at for at in rundir.checkpoints_by_step(run_dir) if at < step]

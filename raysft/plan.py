@@ -64,8 +64,8 @@ def search(config: Config) -> list[tuple[str, str]]:
     count = num_trials(config)
     rows = [model_equation(config), ("steps", steps_equation(config) + ", in each trial")]
     rows += where_and_how(config)
-    rows.append(("trials", f"{count} = {ways}" if tune.sampler == "grid" else str(count)))
-    rows[-1] = (rows[-1][0], f"{rows[-1][1]}; sampler {tune.sampler}, scheduler {tune.scheduler}")
+    trials = f"{count} = {ways}" if tune.sampler == "grid" else str(count)
+    rows.append(("trials", f"{trials}; sampler {tune.sampler}, scheduler {tune.scheduler}"))
     for key, domain in tune.space.items():
         rows.append(("search", f"{key}: {domain.kind} {list(domain.values)}"))
     return rows

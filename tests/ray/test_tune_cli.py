@@ -22,7 +22,7 @@ from raysft.tune import search
 from raysft.tune.trial import Study
 from raysft.tune.trials import Trial, read_results
 from tests.conftest import run_raysft
-from tests.ray.test_errors_cli import check, wait_for
+from tests.ray.test_errors_cli import check, wait_for, workers_of
 
 SMALL = (
     "run.max_steps=15", "eval.every_steps=5", "log.every_steps=1", "batch.global_batch_size=16",
@@ -54,17 +54,6 @@ def search_in(folder: Path, emit: Any, *settings: str) -> tuple[Event, dict[int,
     return summary, {one.number: one for one in read_results(folder)[2]}
 
 
-def training_processes(of: psutil.Process | None = None) -> list[psutil.Process]:
-    found = []
-    for process in (of or psutil.Process()).children(recursive=True):
-        try:
-            if "RayTrainWorker" in " ".join(process.cmdline()):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
 def alive(process: psutil.Process) -> bool:
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
@@ -79,7 +68,7 @@ def test_bad_trials_end_early_and_the_best_trains_again(tmp_path: Path) -> None:
 
     def watch(event: Event) -> None:
         if event["event"] == "trial" and event["status"] == "stopped":
-            stopped, workers = time.monotonic(), training_processes()
+            stopped, workers = time.monotonic(), workers_of(psutil.Process())
             assert workers
 
             def wait() -> None:
@@ -127,7 +116,7 @@ def test_a_trial_whose_worker_dies_begins_again(tmp_path: Path) -> None:
 
     def kill(event: Event) -> None:
         if event["event"] == "trial" and event["step"] == 3 and not killed:
-            killed.extend(training_processes()[:1])
+            killed.extend(workers_of(psutil.Process())[:1])
             killed[0].kill()
 
     _, trials = search_in(tmp_path, kill, rates(3e-3))
