@@ -1,15 +1,25 @@
-"""What runs between the driver and its workers: events one way, the wish to stop the other."""
+"""What runs between the driver and its workers: events one way, its wishes the other."""
 
 import asyncio
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import IntEnum
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raysft.events import Event
+
+
+class Wish(IntEnum):
+    """What the workers are asked to do after the step they are in; the greater one counts."""
+
+    GO_ON = 0
+    SAVE = 1  # a checkpoint, and go on
+    STOP = 2  # a checkpoint, and end
 
 
 class MailboxActor:
@@ -17,10 +27,13 @@ class MailboxActor:
 
     def __init__(self) -> None:
         self.events: asyncio.Queue[Event] = asyncio.Queue()
-        self.stop = asyncio.Event()
+        self.wish = Wish.GO_ON
+        self.changed = asyncio.Condition()
 
     async def put(self, event: Event) -> None:
         self.events.put_nowait(event)
+        if event["event"] == "checkpoint" and self.wish == Wish.SAVE:
+            await self._set(Wish.GO_ON)
 
     async def fetch(self, timeout_s: float) -> list[Event]:
         """All there are, or the first that comes within `timeout_s`; none if none comes."""
@@ -34,15 +47,25 @@ class MailboxActor:
             found.append(self.events.get_nowait())
         return found
 
-    async def ask_to_stop(self) -> None:
-        self.stop.set()
+    async def ask(self, wish: Wish) -> None:
+        await self._set(max(wish, self.wish))
 
-    async def stop_asked(self) -> None:
-        """Returns when it is asked."""
-        await self.stop.wait()
+    async def wish_after(self, known: Wish) -> Wish:
+        """The wish, as soon as it is another than the one known."""
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.wish != known)
+            return self.wish
+
+    async def _set(self, wish: Wish) -> None:
+        async with self.changed:
+            self.wish = wish
+            self.changed.notify_all()
 
 
-Mailbox: Any = ray.remote(num_cpus=0)(MailboxActor)
+def open_mailbox() -> Any:
+    """A new one on this node: it is not lost with the node of a worker."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, scheduling_strategy=here)(MailboxActor).remote()
 
 
 def post(mailbox: Any) -> Callable[[Event], None]:
@@ -54,16 +77,16 @@ def post(mailbox: Any) -> Callable[[Event], None]:
     return put
 
 
-def watch_for_stop(mailbox: Any) -> threading.Event:
-    """Set as soon as the driver asks this process to stop; costs a waiting thread."""
-    asked = threading.Event()
+class Wishes:
+    """The newest wish of the driver, in a process that may be computing; costs a waiting thread."""
 
-    def wait() -> None:
-        ray.get(mailbox.stop_asked.remote())
-        asked.set()
+    def __init__(self, mailbox: Any) -> None:
+        self.newest = Wish.GO_ON
+        threading.Thread(target=self._follow, args=(mailbox,), daemon=True).start()
 
-    threading.Thread(target=wait, daemon=True).start()
-    return asked
+    def _follow(self, mailbox: Any) -> None:
+        while self.newest != Wish.STOP:
+            self.newest = ray.get(mailbox.wish_after.remote(self.newest))
 
 
 @contextmanager

@@ -219,6 +219,12 @@ def estimate(
     from raysft.estimate.views import renderables
 
     resolved = load_config(config, overrides)
+    if resolved.scaling.elastic:
+        fewest = resolved.scaling.fewest
+        console.fact(
+            "workers", f"{resolved.scaling.count}: told for {fewest}, which hold most each"
+        )
+        resolved = resolved.at(fewest)
     facts = estimate_run(
         resolved,
         device=device,

@@ -121,6 +121,15 @@ class Renderer:
     def on_warning(self, event: Event) -> None:
         warning(event["message"])
 
+    def on_restart(self, event: Event) -> None:
+        warning(event["message"])
+        self.progress.update(self.task, description="starting workers again")
+
+    def on_recovered(self, event: Event) -> None:
+        fact("going on", f"{seconds(event['seconds'])} after it was noticed")
+        for part, took in event["parts"].items():
+            fact("", f"{took:4.1f} s  {part}")
+
     def on_data(self, event: Event) -> None:
         formats = ", ".join(dict.fromkeys(source["format"] for source in event["sources"]))
         fact(
@@ -140,7 +149,8 @@ class Renderer:
     def on_workers(self, event: Event) -> None:
         hardware = event["observed"]["gpu"] or event["observed"]["cpu"]
         fact("parameters", f"{event['parameters']:,}")
-        fact("hardware", f"{event['world_size']} workers, {hardware}")
+        workers = event["world_size"]
+        fact("hardware", f"{workers} worker{'' if workers == 1 else 's'}, {hardware}")
         optimizer, _, fallback = event["optimizer"].partition("; ")
         fact("optimizer", optimizer)
         if event["products"]:

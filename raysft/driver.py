@@ -17,15 +17,17 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysft import rundir
-from raysft.channel import Mailbox, first_interrupt
+from raysft.channel import Wish, first_interrupt, open_mailbox
 from raysft.cluster import EMBEDDED, missing_environment
 from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset, epoch_length
 from raysft.data.loader import RankData
+from raysft.elastic import FreesFailed, RoomPolicy
 from raysft.errors import NotFinite
 from raysft.events import Emit, Event
 from raysft.failures import HealingPolicy, explain_failure
+from raysft.recovery import Restarts
 from raysft.train.entry import train_entry
 from raysft.train.worker import WorkerJob
 
@@ -51,6 +53,7 @@ class Placement(NamedTuple):
 class RunResult:
     totals: dict[str, Any]  # what train_worker returns on rank 0
     num_restarts: int
+    restarts: list[dict[str, Any]]  # what each of them cost, see Restarts
 
 
 def total_steps(config: Config, num_records: int) -> int:
@@ -73,7 +76,7 @@ def fit(
     start_from: Path | None = None,
     placed: Callable[[Placement], None] | None = None,
 ) -> RunResult:
-    """Train on `config.scaling.workers` workers; `emit` gets every event, in this thread.
+    """Train on the workers of `config.scaling`; `emit` gets every event, in this thread.
 
     exports: the model is written to `run_dir` at the end. start_from: a checkpoint to go on from,
     where `run_dir` has none. placed: is told whenever a group of workers has started.
@@ -89,7 +92,7 @@ def fit(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if EMBEDDED:  # nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    mailbox = Mailbox.remote()
+    mailbox = open_mailbox()
     job = WorkerJob(
         config=config,
         hf_config=hf_config,
@@ -107,19 +110,20 @@ def fit(
     }
     emit({"event": "plan", "total_steps": job.total_steps})
     starts, controller, started, stopping = 0, None, False, False
+    restarts = Restarts()
 
     def forward(event: Event) -> None:
         nonlocal starts, controller, started
         if event["event"] == "controller":
             controller = event["handle"]
             return
-        if event["event"] == "placed":
-            if placed is not None:
-                placed(Placement(controller, event["placement_group"]))
-            return
+        if event["event"] == "placed" and placed is not None:
+            placed(Placement(controller, event["placement_group"]))
         starts += event["event"] == "workers"
         started = started or event["event"] == "started"
         emit(event)
+        if recovered := restarts.see(event):
+            emit(recovered)
 
     future = in_thread(make_trainer(config, options, run_dir).fit)
     with first_interrupt() as interrupted:
@@ -132,7 +136,7 @@ def fit(
                 raise KeyboardInterrupt
             if interrupted.is_set() and not stopping:
                 stopping = True
-                mailbox.ask_to_stop.remote()
+                mailbox.ask.remote(Wish.STOP)
                 saving = " and its checkpoint" if config.checkpoint.every_steps else ""
                 emit({"event": "status", "message": f"stopping after this step{saving}; {AT_ONCE}"})
     try:
@@ -146,7 +150,7 @@ def fit(
     if "not_finite" in result.return_value:
         message, step = result.return_value["not_finite"]
         raise NotFinite(f"{message}. {circumstances(config, train, run_dir, step)}", step)
-    return RunResult(totals=result.return_value, num_restarts=max(0, starts - 1))
+    return RunResult(result.return_value, max(0, starts - 1), restarts.listed)
 
 
 def circumstances(config: Config, train: TokenDataset, run_dir: Path, step: int) -> str:
@@ -189,7 +193,9 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
         train_loop_config=options,
         torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=scaling.workers, use_gpu=config.on_gpu, resources_per_worker=resources
+            num_workers=scaling.workers if scaling.elastic else scaling.most,
+            use_gpu=config.on_gpu,
+            resources_per_worker=resources,
         ),
         run_config=RunConfig(
             name="checkpoints",
@@ -219,20 +225,23 @@ class TellsController(ControllerCallback):  # type: ignore[misc]
 
 
 class LeanTrainer(TorchTrainer):  # type: ignore[misc]
-    """Ray's trainer without what our runs have no use for, and with our policy of failures.
+    """Ray's trainer without what our runs have no use for, and with our policies.
 
-    Should a release of Ray no longer ask these methods, a run starts later and heals as it would
-    with TorchTrainer.
+    Should a release of Ray no longer ask these methods, a run starts later, and heals and grows as
+    it would with TorchTrainer.
     """
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
         mailbox = self.train_loop_config["mailbox"]
         options["failure_policy"] = HealingPolicy(self.run_config.failure_config, mailbox)
+        run_dir = Path(self.run_config.storage_path)
+        options["scaling_policy"] = RoomPolicy(self.scaling_config, run_dir, mailbox)
         return super()._initialize_and_run_controller(**options)
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
         return [
             TellsController(self.train_loop_config["mailbox"]),
+            FreesFailed(),
             *(one for one in callbacks if type(one).__name__ not in NOT_NEEDED),
         ]

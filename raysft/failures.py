@@ -14,6 +14,12 @@ from ray.train.v2.api.exceptions import TrainingFailedError
 
 from raysft.errors import OutOfMemory, RunError, UserError
 
+# How the others meet the end of a worker, sooner than Ray tells of it: Gloo's words, and NCCL's.
+CONNECTION_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+)
 # Ray's memory monitor, CUDA, and torch's allocator on a CPU.
 ALLOCATION_FAILED = (
     "OutOfMemory",
@@ -50,7 +56,7 @@ class HealingPolicy(DefaultFailurePolicy):  # type: ignore[misc]
         decision = super().make_decision(training_failed_error)
         if decision == FailureDecision.RETRY:
             message = f"{reason}: the workers start again from the newest checkpoint"
-            self.mailbox.put.remote({"event": "warning", "message": message})
+            self.mailbox.put.remote({"event": "restart", "message": message})
         return decision
 
 
@@ -86,7 +92,8 @@ def reason_of(error: TrainingFailedError) -> str:
     if lost_worker(error):
         ranks = getattr(error, "worker_failures", {})
         lost = [str(rank) for rank, cause in ranks.items() if is_lost(cause)]
-        return f"lost worker {' and '.join(lost)}: its process or its node died"
+        which = f"worker {' and '.join(lost)}" if lost else "a worker"
+        return f"lost {which}: its process or its node died"
     lines = str(causes[0]).strip().splitlines()
     return f"a worker failed: {lines[-1] if lines else type(causes[0]).__name__}"
 
@@ -105,13 +112,19 @@ def roots(error: TrainingFailedError) -> Iterator[BaseException]:
 
 
 def lost_worker(error: TrainingFailedError) -> bool:
-    return any(is_lost(cause) for cause in worker_errors(error))
+    causes = worker_errors(error)
+    return any(is_lost(cause) or is_cut_off(cause) for cause in causes)
 
 
 def is_lost(error: BaseException) -> bool:
     """Whether a worker's process ended without an error of its own."""
     died = getattr(error, "health_check_failure", error)
     return isinstance(died, RayActorError) and not isinstance(died, OutOfMemoryError)
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether a worker failed because it lost the connection to another."""
+    return any(words in str(error) for words in CONNECTION_LOST)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

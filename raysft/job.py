@@ -178,6 +178,7 @@ def train(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     return {
         "model_dir": str(run_dir / rundir.MODEL),
         "num_restarts": result.num_restarts,
+        "restarts": result.restarts,
         "num_records": facts["num_records"],
         "num_eval_records": facts["num_eval_records"],
         "num_dropped": facts["num_dropped"],

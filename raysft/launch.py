@@ -35,6 +35,11 @@ def launch(
     if name is not None:
         run_section = config.run.model_copy(update={"name": name})
         config = config.model_copy(update={"run": run_section})
+    if verb != "train" and config.scaling.elastic:
+        raise UserError(
+            f"raysft {verb} compares runs, which must have the same number of workers: set "
+            "scaling.workers to one number"
+        )
     run_dir = Path(config.run.storage) / str(config.run.name)
     if resume:
         CHECK_RESUME[verb](run_dir, config)

@@ -11,12 +11,12 @@ def equations(config: Config, verb: str = "train") -> list[tuple[str, str]]:
 def training(config: Config) -> list[tuple[str, str]]:
     batch, scaling, schedule = config.batch, config.scaling, config.schedule
     if batch.packing:
-        workers = "1 worker" if scaling.workers == 1 else f"{scaling.workers} workers"
-        share = f"packs of at most {batch.pack_tokens:,} tokens on {workers}"
+        share = f"packs of at most {batch.pack_tokens:,} tokens on {scaling.words}"
     else:
-        share = (
-            f"{scaling.workers} workers x {batch.micro_batch_size} micro-batch x "
-            f"{config.grad_accum_steps} accumulation"
+        share = ", or ".join(
+            f"{workers} workers x {batch.micro_batch_size} micro-batch x "
+            f"{config.at(workers).grad_accum_steps} accumulation"
+            for workers in sorted({scaling.fewest, scaling.most})
         )
     rows = [
         model_equation(config),
@@ -91,7 +91,7 @@ def where_and_how(config: Config) -> list[tuple[str, str]]:
     return [
         (
             "workers",
-            f"{scaling.workers} x {scaling.cpus_per_worker} CPU"
+            f"{scaling.count} x {scaling.cpus_per_worker} CPU"
             + (f" + {scaling.gpus_per_worker} GPU" if config.on_gpu else ""),
         ),
         ("engine", engine_words(config)),

@@ -39,9 +39,7 @@ def cases(config: Config) -> list[Case]:
     """
     lengths, batch = config.bench.seq_lens, config.batch
     count = batch.global_batch_size
-    at_once = config.scaling.workers * (
-        1 if batch.tokens_per_micro_batch else batch.micro_batch_size
-    )
+    at_once = config.scaling.most * (1 if batch.tokens_per_micro_batch else batch.micro_batch_size)
     if count % at_once:
         raise UserError(
             f"batch.global_batch_size {count} is not a multiple of {at_once}, what all workers "
@@ -180,10 +178,10 @@ def title(study: Study) -> str:
     if dims is not None:
         count = sum(parameters(dims).values())
         what = f"GPT-2 of {dims.n_layer} layers and width {dims.n_embd} ({count / 1e6:,.0f} M)"
-    workers = "1 worker" if scaling.workers == 1 else f"{scaling.workers} workers"
     device = "GPU" if config.on_gpu else "CPU"
     return (
-        f"{what}, ZeRO-{config.engine.zero_stage}, {config.engine.precision}, {workers}, {device}"
+        f"{what}, ZeRO-{config.engine.zero_stage}, {config.engine.precision}, "
+        f"{scaling.words}, {device}"
     )
 
 
@@ -230,7 +228,7 @@ def run_case(study: Study, case: Case) -> dict[str, Any]:
         **asdict(case),
         "tokens": case.tokens,
         "supervised_tokens": float(data.supervised.mean()) * case.sequences,
-        "workers": config.scaling.workers,
+        "workers": config.scaling.most,
         **outcome,
         "warmup_times_s": times[:warmup],
         "step_times_s": times[warmup:],

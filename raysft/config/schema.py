@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from raysft.config.scaling import Scaling
 from raysft.config.section import Count, CountOrZero, Fraction, PositiveFloat, Section, SeqLen
 from raysft.config.space import Tune
 
@@ -201,13 +202,6 @@ class Engine(Section):
         return self
 
 
-class Scaling(Section):
-    workers: Count = 1
-    cpus_per_worker: Count = 1  # also the threads of a worker
-    gpus_per_worker: CountOrZero = 0  # 0: train on the CPU
-    max_failures: CountOrZero = 3  # restarts from the newest checkpoint, after lost workers
-
-
 class Checkpoint(Section):
     every_steps: CountOrZero = 500  # and after the last step; 0: no checkpoints at all
     keep: Count = 2
@@ -253,7 +247,7 @@ class Config(Section):
     @property
     def grad_accum_steps(self) -> int:
         """Forward passes of one worker in one optimizer step; of packs, the most there can be."""
-        batch, workers = self.batch, self.scaling.workers
+        batch, workers = self.batch, self.scaling.fewest
         if not batch.packing:
             return batch.global_batch_size // (workers * batch.micro_batch_size)
         # Any two packs hold more than one pack's tokens together, or they would be one.
@@ -261,18 +255,30 @@ class Config(Section):
         packs = min(batch.global_batch_size, max(1, -(-2 * tokens // batch.pack_tokens) - 1))
         return -(-packs // workers)
 
+    def at(self, workers: int) -> "Config":
+        """The same run on so many workers, of those that scaling.workers allows."""
+        return self.model_copy(
+            update={"scaling": self.scaling.model_copy(update={"workers": workers})}
+        )
+
     @property
     def on_gpu(self) -> bool:
         return self.scaling.gpus_per_worker > 0
 
     @model_validator(mode="after")
     def check_sections(self) -> "Config":
-        step = self.scaling.workers * self.batch.micro_batch_size
-        if not self.batch.packing and self.batch.global_batch_size % step:
+        for workers in range(self.scaling.fewest, self.scaling.most + 1):
+            step = workers * self.batch.micro_batch_size
+            if not self.batch.packing and self.batch.global_batch_size % step:
+                raise ValueError(
+                    f"batch.global_batch_size {self.batch.global_batch_size} is not a multiple of "
+                    f"scaling.workers {workers} x batch.micro_batch_size "
+                    f"{self.batch.micro_batch_size} = {step}"
+                )
+        if self.scaling.elastic and not self.checkpoint.every_steps:
             raise ValueError(
-                f"batch.global_batch_size {self.batch.global_batch_size} is not a multiple of "
-                f"scaling.workers {self.scaling.workers} x batch.micro_batch_size "
-                f"{self.batch.micro_batch_size} = {step}"
+                "scaling.workers [min, max] goes on from a checkpoint when their number changes: "
+                "set checkpoint.every_steps above 0"
             )
         if self.batch.packing and self.model.attention == "eager":
             raise ValueError('model.attention "eager" cannot keep packed records apart: set '

@@ -43,7 +43,7 @@ def layout_of(config: Config) -> Layout:
     tokens = batch.pack_tokens if batch.packing else batch.micro_batch_size * batch.seq_len
     return Layout(
         stage=engine.zero_stage,
-        workers=config.scaling.workers,
+        workers=config.scaling.most,
         weight_bytes=WEIGHT_BYTES[engine.precision],
         accumulates=config.grad_accum_steps > 1,
         micro_batch_tokens=tokens,

@@ -37,7 +37,7 @@ def estimate(
             raise UserError(f"--device {device}: known are {', '.join(DATASHEET)}")
     memory = memory_gib or (sheet.memory_gib if sheet else None)
     if memory is None and not config.on_gpu:
-        memory = machine_gib() / config.scaling.workers
+        memory = machine_gib() / config.scaling.most
     peak = peak_tflops or (sheet.tflops if sheet else None)
     link = link_gbs or (sheet.link_gbs if sheet else None)
     sequences = config.batch.global_batch_size

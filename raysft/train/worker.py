@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from raysft import rundir, stamp
-from raysft.channel import post
+from raysft.channel import Wish, post
 from raysft.config.schema import Config
 from raysft.config.zero import deepspeed_config
 from raysft.data.dataset import TokenDataset
@@ -31,7 +31,7 @@ from raysft.train.perf import StepClock, held_memory_gib, keep_freed_memory, mem
 from raysft.train.products import choose as choose_products
 from raysft.train.schedule import rate_at
 from raysft.train.step import evaluate, train_step
-from raysft.train.stop import StopFlag
+from raysft.train.wish import WishFlag
 
 
 @dataclass(frozen=True)
@@ -54,12 +54,12 @@ def train_worker(
 
     mailbox: takes events to the driver, and its wish to stop.
     """
-    config, last = job.config, job.total_steps
     rank, world_size = dist.get_rank(), dist.get_world_size()
+    config, last = job.config.at(world_size), job.total_steps
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit({"event": "placed", "placement_group": ray.util.get_current_placement_group().id.hex()})
     data = RankData(config, train, heldout, rank, world_size)
-    engine = start_engine(job, emit)
+    engine = start_engine(config, job, emit)
     if config.log.profile_steps:
         watch_communication()
     progress = checkpoint.restore(engine, job.run_dir, job.start_from, emit) or Progress()
@@ -69,12 +69,12 @@ def train_worker(
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
-    stop = StopFlag(mailbox, engine.device, config.log.every_steps)
+    wish = WishFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
     clock.start()
     for batches, tokens, supervised_tokens, pairs in data.steps(progress.step, last):
-        stop.ask(progress.step + 1)
+        wish.ask(progress.step + 1)
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
         progress.advance(tokens, supervised_tokens, applied=result.applied)
@@ -82,9 +82,11 @@ def train_worker(
         window.add(result, tokens, supervised_tokens, seconds)
 
         step = progress.step
-        interrupted = stop.answer() and step < last
-        if step == first and not config.on_gpu:
-            keep_freed_memory()
+        asked = wish.answer() if step < last else Wish.GO_ON
+        if step == first:
+            emit({"event": "first_step"})
+            if not config.on_gpu:
+                keep_freed_memory()
         line: Event = {}
         if step == 1 or due(step, config.log.every_steps, last=last):
             line |= {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
@@ -97,13 +99,14 @@ def train_worker(
         if line:
             emit({"event": "metrics", "step": step} | line)
         every = config.checkpoint.every_steps
-        if every and (interrupted or due(step, every, last=last)):
+        if every and (asked or due(step, every, last=last)):
             with phase("checkpoint"):
                 checkpoint.save(engine, job.tokenizer, progress, data.probe)
             emit({"event": "checkpoint", "step": step})
+            wish.granted()
         if steps_to_profile > 0 and (rows := profile.step_ends()):
             emit({"event": "profile", "steps": steps_to_profile, "rows": rows})
-        if interrupted:
+        if asked == Wish.STOP:
             return {"interrupted": True}
         clock.start()
 
@@ -137,11 +140,10 @@ def evaluate_into(progress: Progress, engine: Any, data: RankData) -> Event:
     return {"eval_loss": result.loss, "eval_instruction_loss": result.instruction_loss}
 
 
-def start_engine(job: WorkerJob, emit: Emit) -> Any:
+def start_engine(config: Config, job: WorkerJob, emit: Emit) -> Any:
     """Model and DeepSpeed engine on this worker's device."""
     import deepspeed
 
-    config = job.config
     torch.set_num_threads(config.scaling.cpus_per_worker)
     # Ray has made the process group; DeepSpeed adopts it and reads the local rank from here.
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())

@@ -149,7 +149,7 @@ def facts(header: Header) -> list[tuple[str, str]]:
     scaling = config.scaling
     rows.append(("search", f"sampler {config.tune.sampler}, scheduler {config.tune.scheduler}"))
     rows.append(
-        ("trial", f"{scaling.workers} workers, ZeRO stage {config.engine.zero_stage}, "
+        ("trial", f"{scaling.words}, ZeRO stage {config.engine.zero_stage}, "
          f"{config.engine.precision}, seed {config.run.seed}")
     )  # fmt: skip
     return rows

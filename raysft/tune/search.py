@@ -83,7 +83,7 @@ def concurrency(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
         min(int(node.get(kind, 0) // need) for kind, need in needs.items() if need)
         for node in nodes
     )
-    fit = max(1, workers // scaling.workers)
+    fit = max(1, workers // scaling.most)
     return min(fit, config.tune.max_concurrent or fit)
 
 

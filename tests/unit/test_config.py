@@ -51,10 +51,27 @@ def test_unknown_section_is_named_with_the_nearest_known_one() -> None:
 
 
 def test_wrong_types_and_values_say_key_and_value() -> None:
-    message = error_of("optim.lr=fast", "engine.zero_stage=4", "scaling.workers=0")
+    message = error_of("optim.lr=fast", "engine.zero_stage=4", "scaling.cpus_per_worker=0")
     assert "optim.lr: input should be a valid number, but it is 'fast'" in message
     assert "engine.zero_stage: input should be 0, 1, 2 or 3, but it is 4" in message
-    assert "scaling.workers: input should be greater than or equal to 1, but it is 0" in message
+    assert "scaling.cpus_per_worker: input should be greater than or equal to 1" in message
+
+
+@pytest.mark.parametrize("value", ["0", "[2, 1]", "[1, 2, 3]", "[0, 2]", "true", "many"])
+def test_workers_are_a_number_or_a_range(value: str) -> None:
+    message = error_of(f"scaling.workers={value}")
+    assert "scaling.workers: " in message
+    assert "is neither a number of workers, such as 2, nor [min, max]" in message
+
+
+def test_a_range_of_workers_must_divide_the_batch_and_take_checkpoints() -> None:
+    padded = ("batch.packing=false", "batch.micro_batch_size=8")
+    assert "scaling.workers 3 x" in error_of("scaling.workers=[2, 4]", *padded)
+    without = error_of("scaling.workers=[1, 2]", "checkpoint.every_steps=0")
+    assert "set checkpoint.every_steps above 0" in without
+    config = load_config("gpt2-tiny-cpu", ["scaling.workers=[1, 2]", *padded])
+    assert (config.scaling.fewest, config.scaling.most, config.scaling.elastic) == (1, 2, True)
+    assert [config.at(workers).grad_accum_steps for workers in (1, 2)] == [8, 4]
 
 
 def test_a_number_in_quotes_is_not_a_number() -> None:
