@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -96,6 +97,7 @@ def start_ray(config: Config) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {
             "address": "local",
+            "_temp_dir": tempfile.gettempdir(),  # the job's own, so that nothing of Ray's is left
             # Eleven processes that nobody looks at: a second of start-up and 0.2 GiB.
             "include_dashboard": False,
             "num_cpus": int(local_resources(config)["CPU"]),

@@ -1,6 +1,7 @@
 """What ended a run: whether starting its workers again can heal it, and how to say it."""
 
 import errno
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,6 +29,7 @@ ALLOCATION_FAILED = (
     "can't allocate memory",
     "not enough memory",
 )
+NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = (
     "Any of these needs less: a smaller batch.micro_batch_size or batch.seq_len, "
     "model.activation_checkpointing = true, engine.zero_stage = 3, engine.precision = "
@@ -79,7 +81,7 @@ def cause_of(error: TrainingFailedError) -> Exception | None:
     for root in roots(error):
         if isinstance(root, UserError | RunError):
             return root
-        if isinstance(root, OSError) and root.errno == errno.ENOSPC:
+        if is_disk_full(root):
             return disk_full(root)
     return None
 
@@ -133,8 +135,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(words in text for words in ALLOCATION_FAILED)
 
 
-def disk_full(error: OSError) -> RunError:
-    where = f" while writing {error.filename}" if error.filename else ""
+def is_disk_full(error: BaseException) -> bool:
+    """Of Python, or in the words of a library that writes files by itself, as safetensors does."""
+    return getattr(error, "errno", None) == errno.ENOSPC or NO_SPACE in str(error)
+
+
+def disk_full(error: BaseException) -> RunError:
+    filename = getattr(error, "filename", None)
+    where = f" while writing {filename}" if filename else ""
     return RunError(
         f"the disk is full{where}. Free some space, or set run.storage to another disk, "
         "checkpoint.keep = 1, or checkpoint.every_steps = 0."

@@ -4,11 +4,12 @@ Standard output carries one JSON event a line and nothing else; whatever librari
 job.log in the run directory.
 """
 
-import errno
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.events import Emit, Event, jsonl_writer, tensorboard_writer, without
+from raysft.processes import adopt_orphans, end_children
 
 if TYPE_CHECKING:
     from raysft.data.dataset import Prepared
@@ -36,11 +38,13 @@ def main(run_json: str) -> int:
     config = Config.model_validate_json(json.dumps(spec["config"]))
     emit = fan_out(config, run_dir, events)
     summary: dict[str, Any] = {"status": "running", "verb": spec["verb"], "run_dir": str(run_dir)}
-    summary |= {"pid": os.getpid(), "host": os.uname().nodename}
+    scratch = own_scratch()
+    summary |= {"pid": os.getpid(), "host": os.uname().nodename, "scratch": scratch}
     summary |= {"stamp": spec["stamp"], "config": spec["config"]}
     rundir.write_json(run_dir / rundir.SUMMARY, summary)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler)
+    adopt_orphans()
     started = time.monotonic()
     code = 0
     try:
@@ -50,13 +54,22 @@ def main(run_json: str) -> int:
         summary |= {"status": status, "error": message}
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
+    end_children()
+    shutil.rmtree(scratch, ignore_errors=True)
     summary["wall_s"] = round(time.monotonic() - started, 2)
-    summary = without(summary, "pid", "host")
+    summary = without(summary, "pid", "host", "scratch")
     with suppress(OSError):  # a full disk is already what the summary tells
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
     with suppress(BrokenPipeError):  # whoever listened is gone
         emit({"event": "end", "exit_code": code, "summary": summary})
     return code
+
+
+def own_scratch() -> str:
+    """A temporary folder for this job, its Ray and what they start; it goes when the job ends."""
+    scratch = tempfile.mkdtemp(prefix="raysft-")
+    os.environ["TMPDIR"] = tempfile.tempdir = scratch
+    return scratch
 
 
 def explain(error: BaseException) -> tuple[int, str, str]:
@@ -67,10 +80,11 @@ def explain(error: BaseException) -> tuple[int, str, str]:
         return error.exit_code, "failed", str(error)
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         return INTERRUPTED, "interrupted", "interrupted"
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        from raysft.failures import disk_full
+    if isinstance(error, OSError):
+        from raysft.failures import disk_full, is_disk_full
 
-        return 1, "failed", str(disk_full(error))
+        if is_disk_full(error):
+            return 1, "failed", str(disk_full(error))
     # Ray puts the remote traceback into the message; the cause is its last line.
     last_line = (str(error).strip().splitlines() or [""])[-1]
     return 1, "failed", f"{type(error).__name__}: {last_line}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raysft import console, rundir
+from raysft import console, register, rundir
 from raysft.config.schema import Config
 from raysft.errors import UserError
 
@@ -27,6 +27,8 @@ FREE_SEARCH = (
 def check_resume(run_dir: Path, config: Config) -> None:
     """Raises UserError when there is nothing to resume, or the config does not fit it."""
     spec = rundir.read_json(run_dir / rundir.RUN)
+    if mended := register.mend(run_dir):
+        console.warning(mended)
     if not rundir.checkpoints(run_dir):
         raise UserError(
             f"{run_dir} has no checkpoint to resume from: start it under another --name"

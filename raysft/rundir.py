@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ REPORT = "report.md"
 BEST = "best.toml"  # of a search
 CHECKPOINTS = "checkpoints"
 REGISTER = "checkpoint_manager_snapshot.json"  # Ray Train's, written after each upload
+WRITING = ".writing-"  # a checkpoint's files until they are checked; registered it is complete
 STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
 
 
@@ -53,9 +56,29 @@ def checkpoints_by_step(run_dir: Path) -> dict[int, Path]:
     folder = run_dir / CHECKPOINTS
     try:
         registered = read_json(folder / REGISTER)["checkpoint_results"]
-    except UserError:
+    except UserError:  # none yet, or it is being written: register.mend() looks for damage
         return {}
     return {int(r["metrics"]["step"]): folder / str(r["checkpoint_dir_name"]) for r in registered}
+
+
+def sweep(run_dir: Path) -> None:
+    """Remove what a killed run left of checkpoints that were never complete."""
+    complete = {path.name for path in checkpoints(run_dir)}
+    unfinished = list((run_dir / CHECKPOINTS).glob(WRITING + "*"))
+    if complete:  # else nobody knows: the register may be damaged
+        found = (run_dir / CHECKPOINTS).glob("checkpoint_*")
+        unfinished += [path for path in found if path.is_dir() and path.name not in complete]
+    for path in unfinished:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_scratch(run_dir: Path) -> None:
+    """The temporary folder of a job that could not remove it, and its unfinished checkpoints."""
+    with suppress(UserError):
+        summary = read_json(run_dir / SUMMARY)
+        if "scratch" in summary and status(run_dir) == "died":
+            shutil.rmtree(summary["scratch"], ignore_errors=True)
+            sweep(run_dir)
 
 
 def status(run_dir: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from raysft import rundir
 from raysft.errors import INTERRUPTED
+from raysft.processes import adopt_orphans, end_children
 
 
 def entrypoint(run_json: Path) -> str:
@@ -30,6 +31,7 @@ def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
         "PYTHONUNBUFFERED": "1",
     }
+    adopt_orphans()
     with (run_dir / rundir.LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *shlex.split(entrypoint(run_dir / rundir.RUN))[1:]],
@@ -54,4 +56,6 @@ def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
+        end_children()  # of a job that was killed
+        rundir.remove_scratch(run_dir)
     return INTERRUPTED if interrupts else code

@@ -1,10 +1,7 @@
-"""Save and restore a run, and write its weights as a Hugging Face folder."""
+"""Restore a run, and write its weights as a Hugging Face folder."""
 
 import argparse
-import math
 import shutil
-import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +10,7 @@ import torch
 import torch.distributed as dist
 
 from raysft import rundir
-from raysft.errors import NotFinite, RunError
+from raysft.errors import RunError
 from raysft.events import Emit
 from raysft.train.integrity import (
     PROBE_TOKENS,
@@ -21,41 +18,11 @@ from raysft.train.integrity import (
     damage_seen_by_any,
     probe_loss,
     saved_by,
-    write_manifest,
 )
 from raysft.train.metrics import Progress
 
 TAG = "state"  # DeepSpeed's name for the sub-folder of one checkpoint
 HF_FOLDER = "hf"  # config and tokenizer, so that any checkpoint can be exported
-
-
-def save(engine: Any, tokenizer: Any, progress: Progress, probe: torch.Tensor) -> None:
-    """Write engine, counters and RNG, and hand them to Ray Train. Every rank must call it.
-
-    Each rank reports the folder with its own shard only; Ray Train merges them into one.
-    probe: token ids, int64 [T], whose loss is stored with them. Raises NotFinite when it is none:
-    such a state is not worth keeping.
-    """
-    rank = dist.get_rank()
-    probe = probe[:PROBE_TOKENS]
-    loss = probe_loss(engine, probe)
-    if not math.isfinite(loss):
-        raise NotFinite(f"the model gives a loss of {loss} at step {progress.step}", progress.step)
-    state = {"progress": asdict(progress), "probe": {"ids": probe.tolist(), "loss": loss}}
-    folder = Path(tempfile.mkdtemp(prefix="raysft-checkpoint-"))
-    try:
-        engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
-        torch.save(rng_state(), folder / f"rng_{rank}.pt")
-        if rank == 0:
-            engine.module.config.save_pretrained(folder / HF_FOLDER)
-            tokenizer.save_pretrained(folder / HF_FOLDER)
-        write_manifest(folder)
-        ray.train.report(
-            {"step": progress.step, "eval_loss": progress.eval_loss_last},
-            checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
-        )
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def restore(engine: Any, run_dir: Path, start_from: Path | None, emit: Emit) -> Progress | None:
@@ -64,6 +31,9 @@ def restore(engine: Any, run_dir: Path, start_from: Path | None, emit: Emit) -> 
     None where there is neither. Every rank must call it. Raises RunError when all are damaged, or
     when the engine does not compute what it computed when it was saved.
     """
+    if dist.get_rank() == 0:
+        rundir.sweep(run_dir)
+    dist.barrier()
     folders = candidates(run_dir, start_from)
     for folder in folders:
         wrong = damage_seen_by_any(folder)

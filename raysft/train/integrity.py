@@ -1,6 +1,7 @@
 """Whether a checkpoint is what was saved: its files by size and checksum, its weights by a loss."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,21 +11,39 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
+from raysft.errors import RunError
+
 PROBE_TOKENS = 64
 CHUNK = 1 << 22  # bytes
 TOLERANCE = 1e-3  # of the probe's loss; it is equal to the bit where hardware and threads are
 
 
-def write_manifest(folder: Path) -> None:
+def write_manifest(folder: Path, step: int) -> None:
     """Sizes and checksums of this rank's files, beside them."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     manifest = {
+        "step": step,
         "world_size": dist.get_world_size(),
         "files": {
             str(path.relative_to(folder)): [path.stat().st_size, crc(path)] for path in files
         },
     }
     (folder / f"manifest_{dist.get_rank()}.json").write_text(json.dumps(manifest))
+
+
+def verify_on_disk(folder: Path) -> None:
+    """Read this rank's files again, from the disk and not from memory, where that can be asked for.
+
+    Raises RunError when they are not what the manifest says.
+    """
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    manifest = json.loads((folder / f"manifest_{dist.get_rank()}.json").read_text())
+    if wrong := first_wrong(folder, list(manifest["files"].items())):
+        raise RunError(f"the disk does not keep what is written to it: in {folder}, {wrong}")
 
 
 def crc(path: Path) -> int:
@@ -49,7 +68,12 @@ def damage(folder: Path, rank: int = 0, world_size: int = 1) -> str | None:
         return "a manifest is damaged"
     if len(listed) != wanted:
         return f"{wanted - len(listed)} of {wanted} manifests are missing"
-    for name, (size, checksum) in files[rank::world_size]:
+    return first_wrong(folder, files[rank::world_size])
+
+
+def first_wrong(folder: Path, files: list[tuple[str, list[int]]]) -> str | None:
+    """Of files under a folder, each with its size and checksum."""
+    for name, (size, checksum) in files:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

@@ -29,6 +29,7 @@ from raysft.train.model import DTYPES, load_model
 from raysft.train.peak import measure_peak
 from raysft.train.perf import StepClock, held_memory_gib, keep_freed_memory, memory_kind
 from raysft.train.products import choose as choose_products
+from raysft.train.saver import Saver
 from raysft.train.schedule import rate_at
 from raysft.train.step import evaluate, train_step
 from raysft.train.wish import WishFlag
@@ -64,6 +65,7 @@ def train_worker(
         watch_communication()
     progress = checkpoint.restore(engine, job.run_dir, job.start_from, emit) or Progress()
     window, clock = Window(), StepClock()
+    saver = Saver(engine, job.tokenizer, job.run_dir, emit)
     emit({"event": "started", "step": progress.step})
     if not progress.step:
         emit({"event": "metrics", "step": 0} | evaluate_into(progress, engine, data))
@@ -101,8 +103,7 @@ def train_worker(
         every = config.checkpoint.every_steps
         if every and (asked or due(step, every, last=last)):
             with phase("checkpoint"):
-                checkpoint.save(engine, job.tokenizer, progress, data.probe)
-            emit({"event": "checkpoint", "step": step})
+                saver.save(progress, data.probe)
             wish.granted()
         if steps_to_profile > 0 and (rows := profile.step_ends()):
             emit({"event": "profile", "steps": steps_to_profile, "rows": rows})
@@ -110,7 +111,8 @@ def train_worker(
             return {"interrupted": True}
         clock.start()
 
-    totals = asdict(progress) | clock.summary() | utilisation(config, engine, clock)
+    totals = asdict(progress) | clock.summary() | saver.summary()
+    totals |= utilisation(config, engine, clock)
     if job.exports:
         folder = job.run_dir / rundir.MODEL
         totals["export_logit_difference"] = checkpoint.export(
