@@ -155,9 +155,21 @@ class Optim(Section):
     eps: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0  # 0: no clipping
+    # An update is skipped when the norm of its gradient, before clipping, is beyond this multiple
+    # of the median of the last 64 steps; 0: none is. A GPU then waits for the norm in every step.
+    skip_spikes: Annotated[float, Field(ge=0.0)] = 0.0
     # "auto" takes DeepSpeed's CPU Adam where the optimizer runs on a CPU; its first use on a
     # machine compiles it, which takes a minute or two.
     cpu_kernel: Literal["auto", "torch"] = "auto"
+
+    @model_validator(mode="after")
+    def check_skip_spikes(self) -> "Optim":
+        if 0 < self.skip_spikes <= 1:
+            raise ValueError(
+                f"skip_spikes {self.skip_spikes:g} would skip half of all steps or more: it is a "
+                "multiple of the median, such as 5, or 0 for none"
+            )
+        return self
 
 
 class Schedule(Section):

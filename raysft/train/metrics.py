@@ -1,7 +1,8 @@
 """From step results to reduced plain numbers."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,19 +23,22 @@ class Progress:
     """The counters of a run, saved with every checkpoint: a resumed run goes on counting."""
 
     step: int = 0  # optimizer steps taken; also the position of the sampler
-    applied_steps: int = 0  # without those that fp16 skipped; the position of the schedule
+    applied_steps: int = 0  # without skipped ones; the position of the schedule
     tokens_seen: int = 0  # without padding
     supervised_tokens_seen: int = 0
     clipped_steps: int = 0
+    spikes_skipped: int = 0
     train_loss_first: float | None = None
     train_loss_last: float | None = None
     eval_loss_first: float | None = None
     eval_loss_last: float | None = None
     eval_instruction_loss_last: float | None = None
+    recent_norms: list[float] = field(default_factory=list)  # kept by spikes.remember()
 
-    def advance(self, tokens: int, supervised_tokens: int, *, applied: bool) -> None:
+    def advance(self, tokens: int, supervised_tokens: int, result: StepResult) -> None:
         self.step += 1
-        self.applied_steps += applied
+        self.applied_steps += result.applied
+        self.spikes_skipped += result.spike
         self.tokens_seen += tokens
         self.supervised_tokens_seen += supervised_tokens
 
@@ -49,6 +53,10 @@ class Progress:
         self.eval_instruction_loss_last = instruction_loss
         if self.step == 0:
             self.eval_loss_first = loss
+
+    def totals(self) -> dict[str, Any]:
+        """All but the window of norms, which is of use to a resumed run only."""
+        return {key: value for key, value in asdict(self).items() if key != "recent_norms"}
 
 
 @dataclass
@@ -83,13 +91,15 @@ class Window:
                 "optim.max_grad_norm, or use engine.precision bf16 or fp32",
                 at,
             )
+        spikes = sum(r.spike for r in self.results)
         clipped = sum(0 < max_grad_norm < n for n, ok in zip(norms, applied, strict=True) if ok)
         useful = [s for s, ok in zip(self.seconds, applied, strict=True) if ok]
         return {
             "loss": loss,
             "grad_norm": norms[-1] if math.isfinite(norms[-1]) else None,  # fp16 overflowed
             "clipped_steps": clipped,
-            "skipped_steps": len(applied) - sum(applied),
+            "skipped_steps": len(applied) - sum(applied) - spikes,  # by fp16
+            "spikes_skipped": spikes,
             "tokens_per_second": rate(self.tokens, applied, useful),
             "supervised_tokens_per_second": rate(self.supervised, applied, useful),
             "step_time_s": percentile(self.seconds, 50),

@@ -78,7 +78,7 @@ class StepClock:
         self._started = time.perf_counter()
 
     def stop(self, tokens: int, supervised_tokens: int, pairs: int, *, applied: bool) -> float:
-        """Seconds since start; kept for the summary unless fp16 skipped the update."""
+        """Seconds since start; kept for the summary unless the update was skipped."""
         seconds = time.perf_counter() - self._started
         if applied:
             self._steps.append((seconds, tokens, supervised_tokens, pairs))

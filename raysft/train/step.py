@@ -10,21 +10,29 @@ from torch import Tensor
 from raysft.data.batch import Batch
 from raysft.profile import phase
 from raysft.train.loss import supervised_nll, token_nll
+from raysft.train.spikes import is_spike, skip_beyond
 
 
 class StepResult(NamedTuple):
     nll_sum: Tensor  # [], of this rank's share; still on the device, so that nothing waits for it
     grad_norm: Tensor | float  # of the global gradient before clipping, L2
-    applied: bool  # false where fp16 overflowed and the update was skipped
+    applied: bool  # false where the update was skipped: fp16 overflowed, or a spike
+    spike: bool  # the gradient norm was beyond the limit
 
 
 def train_step(
-    engine: Any, batches: Sequence[Batch], *, supervised_tokens: int, lr: float
+    engine: Any,
+    batches: Sequence[Batch],
+    *,
+    supervised_tokens: int,
+    lr: float,
+    norm_limit: float,
 ) -> StepResult:
     """One update from the mean loss over the supervised tokens of all micro-batches and ranks.
 
     supervised_tokens: of the whole step, over all ranks. DeepSpeed averages gradients over ranks,
     so the world size multiplies it back; its division by micro-batches is switched off.
+    norm_limit: of the gradient before clipping, beyond which the update is skipped.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = lr
@@ -41,13 +49,13 @@ def train_step(
         nll_sum += nll.detach()
         with phase("optimizer"):
             norm_before_update = unclipped_norm(engine)
-            engine.step()  # updates the weights at the last micro-batch only
+            with skip_beyond(norm_limit, engine, norm_before_update):
+                engine.step()  # updates the weights at the last micro-batch only
     grad_norm = engine.get_global_grad_norm()
-    return StepResult(
-        nll_sum,
-        norm_before_update if grad_norm is None else grad_norm,
-        engine.was_step_applied(),
-    )
+    if grad_norm is None:
+        grad_norm = norm_before_update
+    spike = is_spike(grad_norm, norm_limit)
+    return StepResult(nll_sum, grad_norm, engine.was_step_applied() and not spike, spike)
 
 
 def unclipped_norm(engine: Any) -> Tensor | float:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from raysft.errors import NotFinite
 from raysft.estimate.shape import dims_of_gpt2
 from raysft.events import Emit, Event
 from raysft.profile import Profile, phase, watch_communication
-from raysft.train import checkpoint
+from raysft.train import checkpoint, spikes
 from raysft.train.engine import check_precision, make_engine
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.model import DTYPES, load_model
@@ -31,7 +31,7 @@ from raysft.train.perf import StepClock, held_memory_gib, keep_freed_memory, mem
 from raysft.train.products import choose as choose_products
 from raysft.train.saver import Saver
 from raysft.train.schedule import rate_at
-from raysft.train.step import evaluate, train_step
+from raysft.train.step import StepResult, evaluate, train_step
 from raysft.train.wish import WishFlag
 
 
@@ -78,10 +78,15 @@ def train_worker(
     for batches, tokens, supervised_tokens, pairs in data.steps(progress.step, last):
         wish.ask(progress.step + 1)
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
-        result = train_step(engine, batches, supervised_tokens=supervised_tokens, lr=lr)
-        progress.advance(tokens, supervised_tokens, applied=result.applied)
+        limit = spikes.norm_limit(progress.recent_norms, config.optim.skip_spikes)
+        result = train_step(
+            engine, batches, supervised_tokens=supervised_tokens, lr=lr, norm_limit=limit
+        )
+        progress.advance(tokens, supervised_tokens, result)
         seconds = clock.stop(tokens, supervised_tokens, pairs, applied=result.applied)
         window.add(result, tokens, supervised_tokens, seconds)
+        if config.optim.skip_spikes:
+            watch_norm(progress, result, limit, config.optim.skip_spikes, emit)
 
         step = progress.step
         asked = wish.answer() if step < last else Wish.GO_ON
@@ -111,7 +116,7 @@ def train_worker(
             return {"interrupted": True}
         clock.start()
 
-    totals = asdict(progress) | clock.summary() | saver.summary()
+    totals = progress.totals() | clock.summary() | saver.summary()
     totals |= utilisation(config, engine, clock)
     if job.exports:
         folder = job.run_dir / rundir.MODEL
@@ -119,6 +124,17 @@ def train_worker(
             engine, job.tokenizer, folder, data.probe
         )
     return totals
+
+
+def watch_norm(
+    progress: Progress, result: StepResult, limit: float, times: float, emit: Emit
+) -> None:
+    """Tell of a skipped spike, and keep the norm of this step for the limits of the next ones."""
+    norm = float(result.grad_norm)
+    if result.spike:
+        message = spikes.words(progress.step, norm, limit, times)
+        emit({"event": "warning", "message": message})
+    spikes.remember(progress.recent_norms, norm)
 
 
 def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]:

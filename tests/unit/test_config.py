@@ -90,6 +90,7 @@ def test_a_number_in_quotes_is_not_a_number() -> None:
         ("model.init=pretrained", "path is missing"),
         ("run.storage=s3://bucket/runs", "run: storage is a folder on this machine"),
         ("run.name=a/b", "run: name 'a/b' holds a slash"),
+        ("optim.skip_spikes=1.0", "optim: skip_spikes 1 would skip half of all steps or more"),
     ],
 )
 def test_keys_that_do_not_go_together(override: str, part: str | None) -> None:
