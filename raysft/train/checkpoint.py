@@ -1,6 +1,5 @@
 """Save and restore a run, and write its weights as a Hugging Face folder."""
 
-import argparse
 import math
 import shutil
 import tempfile
@@ -15,6 +14,7 @@ import torch.distributed as dist
 from raysft import rundir
 from raysft.errors import NotFinite, RunError
 from raysft.events import Emit
+from raysft.train.convert import load_converted
 from raysft.train.integrity import (
     PROBE_TOKENS,
     TOLERANCE,
@@ -49,7 +49,7 @@ def save(engine: Any, tokenizer: Any, progress: Progress, probe: torch.Tensor) -
         if rank == 0:
             engine.module.config.save_pretrained(folder / HF_FOLDER)
             tokenizer.save_pretrained(folder / HF_FOLDER)
-        write_manifest(folder)
+        write_manifest(folder, int(engine.zero_optimization_stage()))
         ray.train.report(
             {"step": progress.step, "eval_loss": progress.eval_loss_last},
             checkpoint=ray.train.Checkpoint.from_directory(str(folder)),
@@ -85,12 +85,15 @@ def candidates(run_dir: Path, start_from: Path | None) -> list[Path]:
 
 
 def load(engine: Any, folder: Path) -> Progress:
-    """Also of another number of workers, which is converted on the way. Raises RunError."""
-    workers, settings = saved_by(folder), hyperparameters(engine)
-    if workers == dist.get_world_size():
+    """Also of other workers or another ZeRO stage: converted on the way. Raises RunError."""
+    settings, present = hyperparameters(engine), int(engine.zero_optimization_stage())
+    workers, stage = saved_by(folder)
+    stage = present if stage is None else stage
+    # Stage 0 partitions nothing: any number of workers reads it.
+    if stage == present and (workers == dist.get_world_size() or stage == 0):
         loaded, client_state = engine.load_checkpoint(str(folder), tag=TAG)
     else:
-        loaded, client_state = load_converted(engine, folder)
+        loaded, client_state = load_converted(engine, folder, TAG, stage)
     if loaded is None:
         raise RunError(f"the checkpoint {folder} does not load")
     for group, now in zip(engine.optimizer.param_groups, settings, strict=True):
@@ -117,33 +120,6 @@ def hyperparameters(engine: Any) -> list[dict[str, Any]]:
     """
     groups = engine.optimizer.param_groups
     return [{key: value for key, value in group.items() if key != "params"} for group in groups]
-
-
-def load_converted(engine: Any, folder: Path) -> Any:
-    """Through DeepSpeed's universal checkpoint, in which every parameter is whole."""
-    universal = folder.with_name(folder.name + ".universal")
-    if dist.get_rank() == 0:
-        from deepspeed.checkpoint import ds_to_universal
-
-        shutil.rmtree(universal, ignore_errors=True)
-        options = argparse.Namespace(
-            input_folder=str(folder / TAG), output_folder=str(universal / TAG),
-            num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True,
-            inject_missing_state=True,
-        )  # fmt: skip
-        ds_to_universal.main(options)
-    dist.barrier()
-    engine._config.load_universal_checkpoint = True
-    loaded = engine.load_checkpoint(str(universal), tag=TAG)
-    engine._config.load_universal_checkpoint = False
-    # DeepSpeed 0.19.8 gives all partitions one step counter, which each of them would then advance.
-    for state in engine.optimizer.optimizer.state.values():
-        if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].clone()
-    dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(universal)
-    return loaded
 
 
 def rng_state() -> dict[str, torch.Tensor]:

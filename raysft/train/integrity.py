@@ -15,11 +15,12 @@ CHUNK = 1 << 22  # bytes
 TOLERANCE = 1e-3  # of the probe's loss; it is equal to the bit where hardware and threads are
 
 
-def write_manifest(folder: Path) -> None:
-    """Sizes and checksums of this rank's files, beside them."""
+def write_manifest(folder: Path, zero_stage: int) -> None:
+    """Sizes and checksums of this rank's files, beside them, and what saved them."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     manifest = {
         "world_size": dist.get_world_size(),
+        "zero_stage": zero_stage,
         "files": {
             str(path.relative_to(folder)): [path.stat().st_size, crc(path)] for path in files
         },
@@ -60,9 +61,10 @@ def damage(folder: Path, rank: int = 0, world_size: int = 1) -> str | None:
     return None
 
 
-def saved_by(folder: Path) -> int:
-    """How many workers saved a whole checkpoint."""
-    return int(json.loads((folder / "manifest_0.json").read_text())["world_size"])
+def saved_by(folder: Path) -> tuple[int, int | None]:
+    """Number of workers and ZeRO stage that saved a whole checkpoint; older ones lack the stage."""
+    manifest = json.loads((folder / "manifest_0.json").read_text())
+    return int(manifest["world_size"]), manifest.get("zero_stage")
 
 
 def damage_seen_by_any(folder: Path) -> str | None:
