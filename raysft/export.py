@@ -45,7 +45,7 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     from raysft.train.checkpoint import HF_FOLDER
     from raysft.train.model import DTYPES
 
-    weights = read_weights(config, checkpoint)
+    weights = read_weights(checkpoint)
     hf_config = AutoConfig.from_pretrained(checkpoint / HF_FOLDER)
     model = AutoModelForCausalLM.from_config(hf_config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -62,16 +62,18 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     partial.rename(target)
 
 
-def read_weights(config: Config, checkpoint: Path) -> dict[str, Any]:
+def read_weights(checkpoint: Path) -> dict[str, Any]:
     """Full fp32 parameters by name, put together from the shards of all ranks."""
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     from raysft.train.checkpoint import TAG
+    from raysft.train.convert import WHOLE_MODEL
 
-    if config.engine.zero_stage > 0:
+    # The stage of the run's config may be another: this one may be older than its last resumption.
+    if any((checkpoint / TAG).glob("*_optim_states.pt")):
         weights: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
         return weights
-    state = torch.load(checkpoint / TAG / "mp_rank_00_model_states.pt", weights_only=False)
+    state = torch.load(checkpoint / TAG / WHOLE_MODEL, weights_only=False)
     module: dict[str, Any] = state["module"]
     return module

@@ -10,8 +10,8 @@ from raysft.errors import UserError
 
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
 FIXED = (
-    "model", "data", "batch", "engine.precision", "engine.zero_stage",
-    "engine.offload_optimizer", "engine.offload_params", "optim.name", "run.seed",
+    "model", "data", "batch", "engine.precision", "engine.offload_optimizer",
+    "engine.offload_params", "optim.name", "run.seed",
 )  # fmt: skip
 # What may differ without a word: of a run, and of a search.
 FREE = (

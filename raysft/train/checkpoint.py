@@ -1,6 +1,5 @@
 """Restore a run, and write its weights as a Hugging Face folder."""
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch.distributed as dist
 from raysft import rundir
 from raysft.errors import RunError
 from raysft.events import Emit
+from raysft.train.convert import load_converted
 from raysft.train.integrity import (
     PROBE_TOKENS,
     TOLERANCE,
@@ -55,12 +55,15 @@ def candidates(run_dir: Path, start_from: Path | None) -> list[Path]:
 
 
 def load(engine: Any, folder: Path) -> Progress:
-    """Also of another number of workers, which is converted on the way. Raises RunError."""
-    workers, settings = saved_by(folder), hyperparameters(engine)
-    if workers == dist.get_world_size():
+    """Also of other workers or another ZeRO stage: converted on the way. Raises RunError."""
+    settings, present = hyperparameters(engine), int(engine.zero_optimization_stage())
+    workers, stage = saved_by(folder)
+    stage = present if stage is None else stage
+    # Stage 0 partitions nothing: any number of workers reads it.
+    if stage == present and (workers == dist.get_world_size() or stage == 0):
         loaded, client_state = engine.load_checkpoint(str(folder), tag=TAG)
     else:
-        loaded, client_state = load_converted(engine, folder)
+        loaded, client_state = load_converted(engine, folder, TAG, stage)
     if loaded is None:
         raise RunError(f"the checkpoint {folder} does not load")
     for group, now in zip(engine.optimizer.param_groups, settings, strict=True):
@@ -87,33 +90,6 @@ def hyperparameters(engine: Any) -> list[dict[str, Any]]:
     """
     groups = engine.optimizer.param_groups
     return [{key: value for key, value in group.items() if key != "params"} for group in groups]
-
-
-def load_converted(engine: Any, folder: Path) -> Any:
-    """Through DeepSpeed's universal checkpoint, in which every parameter is whole."""
-    universal = folder.with_name(folder.name + ".universal")
-    if dist.get_rank() == 0:
-        from deepspeed.checkpoint import ds_to_universal
-
-        shutil.rmtree(universal, ignore_errors=True)
-        options = argparse.Namespace(
-            input_folder=str(folder / TAG), output_folder=str(universal / TAG),
-            num_extract_workers=1, num_merge_workers=1, keep_temp_folder=False, strict=True,
-            inject_missing_state=True,
-        )  # fmt: skip
-        ds_to_universal.main(options)
-    dist.barrier()
-    engine._config.load_universal_checkpoint = True
-    loaded = engine.load_checkpoint(str(universal), tag=TAG)
-    engine._config.load_universal_checkpoint = False
-    # DeepSpeed 0.19.8 gives all partitions one step counter, which each of them would then advance.
-    for state in engine.optimizer.optimizer.state.values():
-        if torch.is_tensor(state.get("step")):
-            state["step"] = state["step"].clone()
-    dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(universal)
-    return loaded
 
 
 def rng_state() -> dict[str, torch.Tensor]:

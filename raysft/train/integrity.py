@@ -18,12 +18,13 @@ CHUNK = 1 << 22  # bytes
 TOLERANCE = 1e-3  # of the probe's loss; it is equal to the bit where hardware and threads are
 
 
-def write_manifest(folder: Path, step: int) -> None:
-    """Sizes and checksums of this rank's files, beside them."""
+def write_manifest(folder: Path, step: int, zero_stage: int) -> None:
+    """Sizes and checksums of this rank's files, beside them, and what saved them."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     manifest = {
         "step": step,
         "world_size": dist.get_world_size(),
+        "zero_stage": zero_stage,
         "files": {
             str(path.relative_to(folder)): [path.stat().st_size, crc(path)] for path in files
         },
@@ -84,9 +85,10 @@ def first_wrong(folder: Path, files: list[tuple[str, list[int]]]) -> str | None:
     return None
 
 
-def saved_by(folder: Path) -> int:
-    """How many workers saved a whole checkpoint."""
-    return int(json.loads((folder / "manifest_0.json").read_text())["world_size"])
+def saved_by(folder: Path) -> tuple[int, int | None]:
+    """Number of workers and ZeRO stage that saved a whole checkpoint; older ones lack the stage."""
+    manifest = json.loads((folder / "manifest_0.json").read_text())
+    return int(manifest["world_size"]), manifest.get("zero_stage")
 
 
 def damage_seen_by_any(folder: Path) -> str | None:

@@ -60,7 +60,9 @@ class Saver:
 
         def move(_: Checkpoint, name: str) -> Checkpoint:
             target = self.run_dir / rundir.CHECKPOINTS / name
-            move_into_place(folder, target, step)
+            write_manifest(folder, step, int(self.engine.zero_optimization_stage()))
+            verify_on_disk(folder)
+            move_into_place(folder, target)
             self.emit({"event": "checkpoint", "step": step})
             return Checkpoint.from_directory(str(target))
 
@@ -120,14 +122,11 @@ class Saver:
         }
 
 
-def move_into_place(folder: Path, target: Path, step: int) -> None:
-    """Move this rank's files to those of the others, once the disk has proven to hold them.
+def move_into_place(folder: Path, target: Path) -> None:
+    """Move this rank's files to those of the others.
 
     Ray Train registers the checkpoint when all ranks have done so, and removes older ones then.
-    Raises RunError when the disk gives back other bytes than were written.
     """
-    write_manifest(folder, step)
-    verify_on_disk(folder)
     for path in sorted(folder.rglob("*")):
         place = target / path.relative_to(folder)
         if path.is_file():

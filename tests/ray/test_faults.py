@@ -12,6 +12,7 @@ import torch
 from raysft import rundir
 from raysft.errors import NotFinite, RunError
 from raysft.events import Event
+from raysft.export import read_weights
 from raysft.train.integrity import damage
 from tests.ray.conftest import fit_in, steps_of, tiny_config
 
@@ -95,6 +96,37 @@ def test_a_run_goes_on_with_fewer_workers(
     assert next(event["step"] for event in said if event["event"] == "started") == 4
     for found, wanted in zip(numbers(said, after=4), numbers(events, after=4), strict=True):
         assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
+    assert not list((again / "checkpoints").glob("*.universal"))
+
+
+@pytest.mark.parametrize(
+    ("there", "back"),
+    [
+        (("zero_stage=1", "workers=2"), ("zero_stage=3", "workers=1")),
+        (("zero_stage=0", "workers=1"), ("zero_stage=2", "workers=2")),
+    ],
+)
+def test_a_run_goes_on_under_other_zero_stages(
+    undisturbed: tuple[Path, list[Event]],
+    tiny_model: Path,
+    tmp_path: Path,
+    there: tuple[str, str],
+    back: tuple[str, str],
+) -> None:
+    """Saved under stage 3 at step 4, then under another at step 5, each with its workers."""
+    folder, events = undisturbed
+    again = tmp_path / "again"
+    shutil.copytree(folder, again)
+    names = read_weights(rundir.checkpoints(folder)[-1]).keys()
+    for step, (stage, workers) in ((4, there), (5, back)):
+        flip(rundir.checkpoints_by_step(again)[6] / "rng_0.pt")
+        settings = (f"engine.{stage}", f"scaling.{workers}", "checkpoint.every_steps=1")
+        _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS, *settings))
+        assert next(event["step"] for event in said if event["event"] == "started") == step
+        for found, wanted in zip(numbers(said, step), numbers(events, step), strict=True):
+            assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
+        # An export finds the stage of a checkpoint in its files.
+        assert read_weights(rundir.checkpoints(again)[-1]).keys() == names
     assert not list((again / "checkpoints").glob("*.universal"))
 
 

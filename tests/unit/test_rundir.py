@@ -130,5 +130,7 @@ def test_resume_tells_fixed_from_changed_settings(
     assert capsys.readouterr().err == ""
     check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "run.max_steps=900"]))
     assert "run.max_steps was 600 and is now 900" in capsys.readouterr().err
+    check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "engine.zero_stage=1"]))
+    assert "engine.zero_stage was 3 and is now 1" in capsys.readouterr().err
     with pytest.raises(UserError, match=r"batch.seq_len: 512 then, 256 now"):
         check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "batch.seq_len=256"]))
