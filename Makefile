@@ -5,7 +5,7 @@ PYTHON ?= python3
 PIP_OPTIONS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-unit lint install clean
+.PHONY: demo test test-unit test-faults lint install clean
 
 demo: install
 	$(BIN)/raysft train gpt2-tiny-cpu
@@ -15,6 +15,9 @@ test: install
 
 test-unit: install
 	$(BIN)/pytest tests/unit
+
+test-faults: install
+	$(BIN)/pytest tests/faults --ledger benchmarks/faults.md
 
 lint: install
 	$(BIN)/ruff check .
