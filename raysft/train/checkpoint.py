@@ -55,8 +55,9 @@ def candidates(run_dir: Path, start_from: Path | None) -> list[Path]:
 
 
 def load(engine: Any, folder: Path) -> Progress:
-    """Also of other workers or another ZeRO stage: converted on the way. Raises RunError."""
-    settings, present = hyperparameters(engine), int(engine.zero_optimization_stage())
+    """Also what other workers or another ZeRO stage saved, converted. Raises RunError."""
+    settings = hyperparameters(engine)
+    present = int(engine.zero_optimization_stage())
     workers, stage = saved_by(folder)
     stage = present if stage is None else stage
     # Stage 0 partitions nothing: any number of workers reads it.

@@ -1,9 +1,8 @@
-"""Load a checkpoint that was saved by another number of workers or under another ZeRO stage.
+"""Load a checkpoint that another number of workers or another ZeRO stage saved.
 
-It goes through DeepSpeed's universal checkpoint, in which each parameter is a folder that holds its
-weights and optimizer state whole. In 0.19.8 the converter writes what the loader of the same stage
-wants, and stage 0 has neither: the folders are made alike here, and those of stage 0 written and
-read here.
+It goes through DeepSpeed's universal checkpoint, where each parameter has a folder with its weights
+and optimizer state, whole. DeepSpeed 0.19.8 writes there what the same stage will read, and does
+neither for stage 0. So this makes the folders of all stages alike, and writes and reads stage 0.
 """
 
 import argparse
@@ -23,10 +22,9 @@ WHOLE_MODEL = "mp_rank_00_model_states.pt"  # the others
 
 
 def load_converted(engine: Any, folder: Path, tag: str, stage: int) -> Any:
-    """`stage`: the one it was saved under. Every rank must call it.
+    """Returns what engine.load_checkpoint does: path and client state. Every rank must call it.
 
-    Returns what engine.load_checkpoint does: path and client state. Like that it may leave
-    hyperparameters of the checkpoint in the engine.
+    stage: the one that saved it. The engine may be left with hyperparameters of the checkpoint.
     """
     universal = folder.with_name(folder.name + ".universal")
     parameters = universal / tag / "zero"
@@ -51,7 +49,7 @@ def load_converted(engine: Any, folder: Path, tag: str, stage: int) -> Any:
 
 
 def write_universal(engine: Any, saved: Path, universal: Path, stage: int) -> None:
-    """From the files of `stage`, for the stage that the engine has now."""
+    """From the files of `stage`, for the stage that the engine has now. Rank 0 alone calls it."""
     parameters = universal / "zero"
     if stage == 0:
         common = write_whole(engine, saved / WHOLE_MODEL, parameters)
@@ -62,8 +60,9 @@ def write_universal(engine: Any, saved: Path, universal: Path, stage: int) -> No
         SHARDED_MODEL if one == 3 else WHOLE_MODEL
         for one in (stage, engine.zero_optimization_stage())
     )
-    counters = torch.load(saved / before, map_location="cpu", weights_only=False)
-    torch.save(counters | {"module": {}, "optimizer": None}, universal / now)
+    # Its weights are in the folders; the rest is counters and the client state.
+    model = torch.load(saved / before, map_location="cpu", weights_only=False)
+    torch.save(model | {"module": {}, "optimizer": None}, universal / now)
 
 
 def write_partitioned(saved: Path, universal: Path) -> dict[str, Any]:

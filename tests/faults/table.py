@@ -20,9 +20,9 @@ def report(faults: Sequence["Fault"]) -> str:
     lines = [
         "# Injected faults",
         "",
-        "CPU figures. `make test-faults` runs the demo in brief (60 steps, 2 ZeRO-3 workers, fp32),",
-        "does each of these to it, and compares the losses, gradient norms and held-out losses of",
-        "all steps with those of a run that nothing happened to. Seeds are fixed.",
+        "CPU figures. `make test-faults` runs the demo in brief (60 steps, 2 ZeRO-3 workers,",
+        "fp32), does each of these to it, and compares the losses, gradient norms and held-out",
+        "losses of all steps with those of a run that nothing happened to. Seeds are fixed.",
         "",
         f"Hardware: {observed['cpu']}, {observed['cpu_count']} CPUs, no GPU. {versions}.",
         "",
