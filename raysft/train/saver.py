@@ -71,6 +71,7 @@ class Saver:
             checkpoint=Checkpoint.from_directory(str(folder)),
             checkpoint_upload_mode=CheckpointUploadMode.ASYNC,
             checkpoint_upload_fn=move,
+            delete_local_checkpoint_after_upload=False,  # nothing is left of it
         )
         self.stalls_s.append(time.monotonic() - started)
 

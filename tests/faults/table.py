@@ -16,7 +16,6 @@ ENDS = ("healed by itself", "went on with --resume", "a clear error", "lost")
 def report(faults: Sequence["Fault"]) -> str:
     observed = stamp.observed()
     versions = ", ".join(f"{name} {version}" for name, version in observed["versions"].items())
-    recovered = [fault for fault in faults if fault.recovery]
     lines = [
         "# Injected faults",
         "",
@@ -32,16 +31,7 @@ def report(faults: Sequence["Fault"]) -> str:
             + [row_of(None, faults)],
         ),
         "",
-        "## How long it takes",
-        "",
-        f"From the fault to the run's word about it (workers, {len(noticed(faults))} times): "
-        f"median {median(noticed(faults)):.1f} s, at most {max(noticed(faults)):.1f} s. "
-        f"From there to the first step of the new workers ({len(recovered)} times): "
-        f"median {median(f.recovery['seconds'] for f in recovered):.1f} s, "
-        f"at most {max(f.recovery['seconds'] for f in recovered):.1f} s, of which",
-        "",
-        *table(("part", "median, s", "most, s"), parts(recovered)),
-        "",
+        *(how_long(faults) if noticed(faults) else []),
         "## Every one of them",
         "",
         *table(
@@ -51,6 +41,22 @@ def report(faults: Sequence["Fault"]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def how_long(faults: Sequence["Fault"]) -> list[str]:
+    recovered = [fault for fault in faults if fault.recovery]
+    known, seconds = noticed(faults), [fault.recovery["seconds"] for fault in recovered]
+    return [
+        "## How long it takes",
+        "",
+        f"From the fault to the run's word about it ({len(known)} killed workers): median "
+        f"{median(known):.1f} s, at most {max(known):.1f} s. From there to the first step of the "
+        f"new workers ({len(recovered)} restarts): median {median(seconds):.1f} s, at most "
+        f"{max(seconds):.1f} s, of which",
+        "",
+        *table(("part", "median, s", "most, s"), parts(recovered)),
+        "",
+    ]
 
 
 def row_of(kind: str | None, faults: Sequence["Fault"]) -> tuple[str, ...]:

