@@ -56,9 +56,10 @@ def checkpoints_by_step(run_dir: Path) -> dict[int, Path]:
     folder = run_dir / CHECKPOINTS
     try:
         registered = read_json(folder / REGISTER)["checkpoint_results"]
-    except UserError:  # none yet, or it is being written: register.mend() looks for damage
-        return {}
-    return {int(r["metrics"]["step"]): folder / str(r["checkpoint_dir_name"]) for r in registered}
+        named = {int(r["metrics"]["step"]): str(r["checkpoint_dir_name"]) for r in registered}
+    except (UserError, KeyError, TypeError, ValueError):
+        return {}  # none yet, or it is being written: register.mend() looks for damage
+    return {step: folder / name for step, name in named.items()}
 
 
 def sweep(run_dir: Path) -> None:

@@ -94,8 +94,11 @@ def train_worker(
             emit({"event": "first_step"})
             if not config.on_gpu:
                 keep_freed_memory()
+        every = config.checkpoint.every_steps
+        saves = every > 0 and (asked != Wish.GO_ON or due(step, every, last=last))
         line: Event = {}
-        if step == 1 or due(step, config.log.every_steps, last=last):
+        # Also at a checkpoint, where a resumed run begins to average anew.
+        if step == 1 or saves or due(step, config.log.every_steps, last=last):
             line |= {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
@@ -105,8 +108,7 @@ def train_worker(
                 line |= evaluate_into(progress, engine, data)
         if line:
             emit({"event": "metrics", "step": step} | line)
-        every = config.checkpoint.every_steps
-        if every and (asked or due(step, every, last=last)):
+        if saves:
             with phase("checkpoint"):
                 saver.save(progress, data.probe)
             wish.granted()
