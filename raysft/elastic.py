@@ -87,7 +87,7 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
                 self.saved_before = self.newest_step()
                 self.mailbox.ask.remote(Wish.SAVE)
             return NoopDecision()
-        if self.newest_step() == self.saved_before:
+        if self.newest_step() <= self.saved_before:
             return NoopDecision()
         workers, self.saved_before, self.looked_at = self.room(running) or 0, None, now
         if workers <= running:

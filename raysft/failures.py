@@ -7,6 +7,7 @@ from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig
+from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import (
     DefaultFailurePolicy,
     FailureDecision,
@@ -96,12 +97,16 @@ def reason_of(error: TrainingFailedError) -> str:
         lost = [str(rank) for rank, cause in ranks.items() if is_lost(cause)]
         which = f"worker {' and '.join(lost)}" if lost else "a worker"
         return f"lost {which}: its process or its node died"
+    if isinstance(causes[0], WorkerGroupStartupTimeoutError):
+        return f"{causes[0].num_workers} workers could not be placed in a minute"
     lines = str(causes[0]).strip().splitlines()
     return f"a worker failed: {lines[-1] if lines else type(causes[0]).__name__}"
 
 
 def worker_errors(error: TrainingFailedError) -> list[BaseException]:
-    return list(getattr(error, "worker_failures", {}).values()) or [error]
+    """Or that of Ray Train's controller, where it was no worker's."""
+    of_workers = list(getattr(error, "worker_failures", {}).values())
+    return of_workers or [getattr(error, "controller_failure", error)]
 
 
 def roots(error: TrainingFailedError) -> Iterator[BaseException]:

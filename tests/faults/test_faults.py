@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -220,6 +221,23 @@ def test_the_disk_fills(
     kept = rundir.checkpoints_by_step(run.folder)
     assert max(kept) == (60 if freed else 10)
     assert all(damage(path) is None for path in kept.values())
+
+
+def test_the_disk_fills_to_the_last_byte(
+    undisturbed: Run, ledger: Enter, small_disk: Path, tmp_path: Path
+) -> None:
+    """Not even a line of metrics can be written. The run goes on when there is room again."""
+    fault = ledger("disk full", "after step 25, to the last byte")
+    run = Run(tmp_path)
+    run.reach(25)
+    filler = small_disk / "filler"
+    with filler.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert "the disk is full" in run.end(code=1)
+    assert all(damage(path) is None for path in rundir.checkpoints(run.folder))
+    filler.unlink()
+    resumed(tmp_path, fault, undisturbed)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import torch
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from raysft import rundir
 from raysft.errors import NotFinite, RunError
@@ -160,3 +162,22 @@ def test_a_loss_that_is_no_number_names_its_step_and_records(
     assert caught.value.step == 2  # and not the log step, which is 3
     assert "at step 2: lower optim.lr" in str(caught.value)
     assert "Training records of that step: " in str(caught.value)
+
+
+def test_a_run_starts_with_as_many_workers_as_there_is_room_for(
+    undisturbed: tuple[Path, list[Event]], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Two of two to four, on two CPUs: the numbers of two."""
+    wanted = undisturbed[1]
+    config = tiny_config(tiny_model, *SETTINGS, "scaling.workers=[2, 4]")
+    spare = int(ray.available_resources()["CPU"]) - 2
+    held = placement_group([{"CPU": spare}]) if spare > 0 else None
+    try:
+        _, said, _ = fit_in(tmp_path, config)
+    finally:
+        if held is not None:
+            remove_placement_group(held)
+    told = [event["message"] for event in said if event["event"] == "warning"]
+    assert told == ["room for 2 of 4 workers: going on with 2"]
+    assert next(event["world_size"] for event in said if event["event"] == "workers") == 2
+    assert numbers(said, after=0) == numbers(wanted, after=0)

@@ -6,9 +6,12 @@ from typing import Any
 import pytest
 from ray.exceptions import RayActorError
 from ray.train import FailureConfig
-from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import (
+    WorkerGroupStartupTimeoutError,
+    WorkerHealthCheckFailedError,
+)
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
 from raysft.failures import HealingPolicy, explain_failure
@@ -67,6 +70,37 @@ def test_what_another_start_would_meet_again_is_not_tried_again(error: Exception
     assert not said
     explained = explain_failure(failed(wrapped))
     assert type(explained) is (RunError if isinstance(error, OSError) else type(error))
+
+
+def test_what_the_controller_meets_is_told_like_that_of_a_worker() -> None:
+    heal, said = policy()
+    no_room = ControllerError(RunError("no room for 2 workers on any node in 600 s"))
+    assert heal.make_decision(no_room) == RAISE
+    assert str(explain_failure(no_room)) == "no room for 2 workers on any node in 600 s"
+    full = ControllerError(OSError(errno.ENOSPC, "No space left on device", "register.json"))
+    assert heal.make_decision(full) == RAISE
+    assert "the disk is full while writing register.json" in str(explain_failure(full))
+    assert not said
+    late = ControllerError(WorkerGroupStartupTimeoutError(2))
+    assert heal.make_decision(late) == RETRY
+    assert "2 workers could not be placed in a minute: the workers start" in said[0]["message"]
+
+
+def test_a_cut_connection_is_a_lost_worker_however_often_it_comes() -> None:
+    """The other workers meet it before Ray knows that one is gone."""
+    heal, said = policy()
+    cut = RuntimeError("Read error [127.0.0.1]:3797: Connection reset by peer. GLHF!")
+    for _ in range(3):
+        assert heal.make_decision(failed(cut, cut)) == RETRY
+    assert "lost a worker: its process or its node died" in said[0]["message"]
+    assert heal.make_decision(failed(cut, cut)) == RAISE
+
+
+def test_a_full_disk_in_the_words_of_a_library() -> None:
+    """safetensors writes files by itself."""
+    error = RuntimeError("I/O error: No space left on device (os error 28)")
+    assert policy()[0].make_decision(failed(error)) == RAISE
+    assert "the disk is full" in str(explain_failure(failed(error)))
 
 
 def test_the_same_error_twice_is_not_tried_a_third_time() -> None:
