@@ -41,7 +41,8 @@ def verify_on_disk(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
-                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     manifest = json.loads((folder / f"manifest_{dist.get_rank()}.json").read_text())
     if wrong := first_wrong(folder, list(manifest["files"].items())):
         raise RunError(f"the disk does not keep what is written to it: in {folder}, {wrong}")
