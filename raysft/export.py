@@ -63,13 +63,18 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
 
 
 def read_weights(checkpoint: Path) -> dict[str, Any]:
-    """Full fp32 parameters by name, put together from the shards of all ranks."""
+    """Full fp32 parameters by name, put together from the shards of all ranks.
+
+    Raises RunError where a file holds code.
+    """
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
     from raysft.train.checkpoint import TAG
     from raysft.train.convert import WHOLE_MODEL
+    from raysft.train.integrity import refuse_code
 
+    refuse_code(checkpoint)
     # The stage of the run's config may be another: this one may be older than its last resumption.
     if any((checkpoint / TAG).glob("*_optim_states.pt")):
         weights: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)

@@ -17,6 +17,7 @@ from raysft.train.integrity import (
     TOLERANCE,
     damage_seen_by_any,
     probe_loss,
+    refuse_code,
     saved_by,
 )
 from raysft.train.metrics import Progress
@@ -56,6 +57,7 @@ def candidates(run_dir: Path, start_from: Path | None) -> list[Path]:
 
 def load(engine: Any, folder: Path) -> Progress:
     """Also what other workers or another ZeRO stage saved, converted. Raises RunError."""
+    refuse_code(folder)
     settings = hyperparameters(engine)
     present = int(engine.zero_optimization_stage())
     workers, stage = saved_by(folder)

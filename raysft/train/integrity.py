@@ -1,4 +1,7 @@
-"""Whether a checkpoint is what was saved: its files by size and checksum, its weights by a loss."""
+"""Whether a checkpoint is what was saved: its files by size and checksum, its weights by a loss.
+
+And whether it is one at all: a file of PyTorch's may hold code, which runs when it is loaded.
+"""
 
 import json
 import os
@@ -15,6 +18,13 @@ from raysft.errors import RunError
 
 PROBE_TOKENS = 64
 CHUNK = 1 << 22  # bytes
+# What DeepSpeed's files name beside tensors and plain containers.
+CLASSES = {
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+}
 TOLERANCE = 1e-3  # of the probe's loss; it is equal to the bit where hardware and threads are
 
 
@@ -84,6 +94,17 @@ def first_wrong(folder: Path, files: list[tuple[str, list[int]]]) -> str | None:
         if crc(path) != checksum:
             return f"{name} has other content than it had"
     return None
+
+
+def refuse_code(folder: Path) -> None:
+    """Raises RunError where a file of a checkpoint would call anything but what DeepSpeed saves."""
+    for path in sorted(folder.rglob("*.pt")):
+        calls = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - CLASSES
+        if calls:
+            raise RunError(
+                f"{path} is not loaded: it would run {', '.join(sorted(calls))}, which no "
+                "checkpoint of raysft does. Where does it come from?"
+            )
 
 
 def saved_by(folder: Path) -> tuple[int, int | None]:

@@ -2,10 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from raysft import register, rundir
+from raysft.errors import RunError
+from raysft.export import read_weights
 from raysft.train.integrity import crc
 
 
@@ -77,6 +81,26 @@ def test_rays_own_manager_reads_it(run_dir: Path) -> None:
     storage = StorageContext(str(run_dir), rundir.CHECKPOINTS)
     manager = CheckpointManager(CheckpointConfig(num_to_keep=2), storage)
     assert manager.latest_checkpoint_result.metrics["step"] == 20
+
+
+class Poison:
+    """An object that touches a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_a_file_that_holds_code_is_not_loaded(tmp_path: Path) -> None:
+    touched = tmp_path / "touched"
+    torch.save({"weights": torch.ones(3), "more": Poison(touched)}, tmp_path / "state.pt")
+    with pytest.raises(RunError, match=r"state.pt is not loaded: it would run .*pathlib"):
+        read_weights(tmp_path)
+    assert not touched.exists()
+    torch.load(tmp_path / "state.pt", weights_only=False)  # as DeepSpeed does
+    assert touched.exists()
 
 
 def test_a_sweep_removes_what_was_never_complete(run_dir: Path) -> None:
