@@ -76,7 +76,7 @@ def refused_config(place: Place) -> None:
 
 def refused_data(place: Place) -> None:
     """Told while Ray starts."""
-    place.run("data.path=none.json", "model.tokenizer=gpt2").end(code=2)
+    place.run("data.path=none.json", "model.tokenizer=./none").end(code=2)
 
 
 def signalled(words: str, *signums: signal.Signals, wait_s: float = 0.0) -> Callable[..., None]:
@@ -114,7 +114,10 @@ def job_killed(when: Callable[[Run], None]) -> Callable[[Place], None]:
 
 
 def while_ray_starts(run: Run) -> None:
-    wait_for(lambda: run.process.poll() is None and bool(family(run.job, "gcs_server")))
+    def started() -> bool:
+        return bool(family(psutil.Process(run.process.pid), "gcs_server"))
+
+    wait_for(started)
 
 
 def command_killed(place: Place) -> None:
