@@ -1,6 +1,6 @@
 """What a checkpoint costs at the size of GPT-2 small: how long training waits, and slows after it.
 
-    python benchmarks/checkpoint.py --out DIR [--rounds 3] [--every 8]
+    python benchmarks/checkpoint.py --out DIR [--rounds 3] [--every 5]
 
 Runs the same steps with checkpoints and without, in turns. Runs that DIR has are not run again.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-STEPS = 24
+STEPS = 16
 SETTINGS = [
     "model.shape={n_layer=12,n_embd=768,n_head=12,n_positions=512,vocab_size=50257}",
     "engine.precision=bf16",
@@ -27,7 +27,7 @@ SETTINGS = [
     "eval.exact_match_records=0",
     "log.every_steps=1",
     "log.tensorboard=false",
-    "batch.global_batch_size=128",
+    "batch.global_batch_size=32",
     "checkpoint.keep=1",
 ]
 RAYSFT = Path(sys.executable).parent / "raysft"
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--every", type=int, default=8)
+    parser.add_argument("--every", type=int, default=5)
     options = parser.parse_args()
     print(
         "| round | checkpoints | waited for each, s | a step, s | the next, s | whole run, ratio |"
