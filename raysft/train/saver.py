@@ -92,15 +92,16 @@ class Saver:
         return folder
 
     def has_room(self, step: int) -> bool:
-        """Whether the disk has; the first rank looks, and says so once."""
+        """Whether the disk has; the first rank looks, and says so when that changes."""
         needed, free = self.needed_bytes or self.most_bytes(), 0
         if dist.get_rank() == 0:
             free = shutil.disk_usage(self.run_dir).free
         flag = torch.tensor([free >= needed], dtype=torch.int32, device=self.engine.device)
         dist.broadcast(flag, 0)
-        if bool(flag):
+        if bool(flag) and self.pause_told:
             self.pause_told = False
-        elif not self.pause_told and dist.get_rank() == 0:
+            self.emit({"event": "warning", "message": f"room for a checkpoint again, step {step}"})
+        elif not bool(flag) and not self.pause_told and dist.get_rank() == 0:
             self.pause_told = True
             message = (
                 f"no checkpoint at step {step}: it needs {needed / MIB:,.0f} MiB, and the disk of "

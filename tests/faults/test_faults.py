@@ -217,7 +217,9 @@ def test_the_disk_fills(
     if freed:
         run.reach(35)
         filler.unlink()
-    assert healed(run, fault, undisturbed).count("no checkpoint at step 20") == 1
+    said = healed(run, fault, undisturbed)
+    assert said.count("no checkpoint at step") == 1
+    assert ("room for a checkpoint again" in said) == freed
     kept = rundir.checkpoints_by_step(run.folder)
     assert max(kept) == (60 if freed else 10)
     assert all(damage(path) is None for path in kept.values())
