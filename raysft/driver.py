@@ -193,9 +193,7 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
         train_loop_config=options,
         torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
-            num_workers=scaling.workers if scaling.elastic else scaling.most,
-            use_gpu=config.on_gpu,
-            resources_per_worker=resources,
+            num_workers=scaling.workers, use_gpu=config.on_gpu, resources_per_worker=resources
         ),
         run_config=RunConfig(
             name="checkpoints",

@@ -99,8 +99,9 @@ def reason_of(error: TrainingFailedError) -> str:
         return f"lost {which}: its process or its node died"
     if isinstance(causes[0], WorkerGroupStartupTimeoutError):
         return f"{causes[0].num_workers} workers could not be placed in a minute"
-    lines = str(causes[0]).strip().splitlines()
-    return f"a worker failed: {lines[-1] if lines else type(causes[0]).__name__}"
+    first = next(cause for cause in causes if not is_cut_off(cause))
+    lines = str(first).strip().splitlines()
+    return f"a worker failed: {lines[-1] if lines else type(first).__name__}"
 
 
 def worker_errors(error: TrainingFailedError) -> list[BaseException]:
@@ -119,8 +120,9 @@ def roots(error: TrainingFailedError) -> Iterator[BaseException]:
 
 
 def lost_worker(error: TrainingFailedError) -> bool:
+    """Or only the others' word for it, and no error of any worker's own."""
     causes = worker_errors(error)
-    return any(is_lost(cause) or is_cut_off(cause) for cause in causes)
+    return any(map(is_lost, causes)) or all(map(is_cut_off, causes))
 
 
 def is_lost(error: BaseException) -> bool:

@@ -11,10 +11,10 @@ def one_or_range(value: Any) -> int | tuple[int, int]:
     """Raises ValueError that names both forms, where pydantic would say what is wrong with each."""
     numbers = value if isinstance(value, list | tuple) else [value]
     if all(type(number) is int and number >= 1 for number in numbers):
-        if len(numbers) == 1 and numbers is not value:
+        if numbers is not value:
             return int(value)
         if len(numbers) == 2 and numbers[0] <= numbers[1]:
-            return (numbers[0], numbers[1])
+            return (numbers[0], numbers[1]) if numbers[0] < numbers[1] else int(numbers[0])
     raise ValueError(f"{value!r} is neither a number of workers, such as 2, nor [min, max]")
 
 
@@ -35,7 +35,7 @@ class Scaling(Section):
 
     @property
     def elastic(self) -> bool:
-        return self.fewest < self.most
+        return not isinstance(self.workers, int)
 
     @property
     def count(self) -> str:

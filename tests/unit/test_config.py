@@ -71,6 +71,7 @@ def test_a_range_of_workers_must_divide_the_batch_and_take_checkpoints() -> None
     assert "set checkpoint.every_steps above 0" in without
     config = load_config("gpt2-tiny-cpu", ["scaling.workers=[1, 2]", *padded])
     assert (config.scaling.fewest, config.scaling.most, config.scaling.elastic) == (1, 2, True)
+    assert load_config("gpt2-tiny-cpu", ["scaling.workers=[2, 2]"]).scaling.workers == 2
     assert [config.at(workers).grad_accum_steps for workers in (1, 2)] == [8, 4]
 
 

@@ -96,6 +96,14 @@ def test_a_cut_connection_is_a_lost_worker_however_often_it_comes() -> None:
     assert heal.make_decision(failed(cut, cut)) == RAISE
 
 
+def test_a_workers_own_error_is_not_hidden_by_what_the_others_meet() -> None:
+    heal, said = policy()
+    cut = RuntimeError("Read error [127.0.0.1]:3797: Connection reset by peer. GLHF!")
+    assert heal.make_decision(failed(cut, ValueError("of its own"))) == RETRY
+    assert "a worker failed: of its own: the workers start again" in said[0]["message"]
+    assert heal.make_decision(failed(cut, ValueError("of its own"))) == RAISE
+
+
 def test_a_full_disk_in_the_words_of_a_library() -> None:
     """safetensors writes files by itself."""
     error = RuntimeError("I/O error: No space left on device (os error 28)")
