@@ -266,7 +266,6 @@ def closing_table(summary: Event) -> Table:
         ("share of the peak (MFU)", "mfu", number(".1%")),
         ("memory, largest worker, GiB", "peak_memory_gib", number(".2f")),
         ("clipped steps", "clipped_steps", number(",")),
-        ("skipped spikes", "spikes_skipped", number(",")),
         ("checkpoints", "checkpoints", number(",")),
         ("checkpoints, training waited, s", "checkpoint_stall_s", number(".1f")),
         ("exact match, held out", "exact_match", number(".3f")),

@@ -63,7 +63,7 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
 
 
 def read_weights(checkpoint: Path) -> dict[str, Any]:
-    """Full fp32 parameters by name, put together from the shards of all ranks.
+    """Full parameters by name: as the engine computes with them, or fp32 where ZeRO-3 cut them up.
 
     Raises RunError where a file holds code.
     """
@@ -76,9 +76,10 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
 
     refuse_code(checkpoint)
     # The stage of the run's config may be another: this one may be older than its last resumption.
-    if any((checkpoint / TAG).glob("*_optim_states.pt")):
-        weights: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
-        return weights
-    state = torch.load(checkpoint / TAG / WHOLE_MODEL, weights_only=False)
-    module: dict[str, Any] = state["module"]
-    return module
+    whole = checkpoint / TAG / WHOLE_MODEL
+    weights: dict[str, Any]
+    if whole.exists():
+        weights = torch.load(whole, weights_only=False)["module"]
+    else:
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
+    return weights

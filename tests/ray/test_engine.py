@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from raysft.events import Event
 from tests.ray.conftest import CPU_MULTIPLIES_FP16, fit_in, steps_of, tiny_config
@@ -62,3 +63,25 @@ def test_losses_agree_with_fp32_zero_3(
         assert found["loss"] == pytest.approx(wanted["loss"], abs=tolerance)
         assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=10 * tolerance)
         assert found["skipped_steps"] == 0
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_a_checkpoint_in_bf16_holds_the_model_that_is_exported(
+    tiny_model: Path, tmp_path: Path, stage: int
+) -> None:
+    """With accumulation, for which stage 1 has files of a kind of its own."""
+    from transformers import AutoModelForCausalLM
+
+    from raysft import rundir
+    from raysft.export import read_weights
+
+    settings = (f"engine.zero_stage={stage}", "engine.precision=bf16", "scaling.workers=1")
+    config = tiny_config(
+        tiny_model, *settings, "run.max_steps=2", "checkpoint.every_steps=2",
+        "batch.tokens_per_micro_batch=128",
+    )  # fmt: skip
+    fit_in(tmp_path, config)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / rundir.MODEL)
+    found = read_weights(rundir.checkpoints(tmp_path)[-1])
+    for name, parameter in model.named_parameters():
+        assert torch.equal(found[name].bfloat16(), parameter), name
