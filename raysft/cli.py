@@ -8,8 +8,18 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from raysft import __version__, console, rundir
+from raysft import __version__, cli_cluster, console, rundir
 from raysft.errors import RunError, UserError
+from raysft.options import (
+    AddressOption,
+    ConfigArgument,
+    DryRunOption,
+    JsonOption,
+    NameOption,
+    ResumeOption,
+    SetOption,
+    ShipCodeOption,
+)
 
 app = typer.Typer(
     name="raysft",
@@ -19,20 +29,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a preset.")]
-SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a config key.")
-]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run --name.")
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Write run.json, print the plan and the command, stop.")
-]
-JsonOption = Annotated[
-    bool, typer.Option("--json", help="End standard output with one line of JSON.")
-]
 ProfileOption = Annotated[
     bool, typer.Option("--profile", help="Trace a few steps and tell where their time went.")
 ]
@@ -64,6 +60,8 @@ def train(
     resume: ResumeOption = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    address: AddressOption = None,
+    ship_code: ShipCodeOption = False,
     profile: ProfileOption = False,
 ) -> None:
     """Masked supervised fine-tuning: loss on response tokens only."""
@@ -72,7 +70,10 @@ def train(
 
     profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
     resolved = load_config(config, [*overrides, *profiled])
-    launch("train", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json)
+    launch(
+        "train", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json,
+        address=address, ship_code=ship_code,
+    )  # fmt: skip
 
 
 class SearchByDefault(TyperGroup):
@@ -100,13 +101,18 @@ def tune_search(
     ] = False,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    address: AddressOption = None,
+    ship_code: ShipCodeOption = False,
 ) -> None:
     """Search config keys; every trial is a real run. The word `search` may be left out."""
     from raysft.config.load import load_config
     from raysft.launch import launch
 
     resolved = load_config(config, overrides)
-    launch("tune", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json)
+    launch(
+        "tune", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json,
+        address=address, ship_code=ship_code,
+    )  # fmt: skip
 
 
 @tune_app.command("report")
@@ -119,7 +125,7 @@ def tune_report(
 
     file, header, trials = read_results(results)
     write_report(file.parent, header, trials)
-    console.stdout.print(ranked_tables(file.parent))
+    console.stdout.print(ranked_tables(header, trials))
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervises.")
@@ -250,13 +256,18 @@ def bench_seq_len(
     name: NameOption = None,
     dry_run: DryRunOption = False,
     as_json: JsonOption = False,
+    address: AddressOption = None,
+    ship_code: ShipCodeOption = False,
 ) -> None:
     """What the sequence length costs in time and memory, measured and predicted."""
     from raysft.config.load import load_config
     from raysft.launch import launch
 
     resolved = load_config(config, overrides)
-    launch("bench seq-len", config, resolved, name, dry_run=dry_run, as_json=as_json)
+    launch(
+        "bench seq-len", config, resolved, name, dry_run=dry_run, as_json=as_json,
+        address=address, ship_code=ship_code,
+    )  # fmt: skip
 
 
 ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the run that has it.")]
@@ -286,14 +297,7 @@ def bench_compare(
     raise typer.Exit(compare(first, second, tolerance, console.stdout))
 
 
-@app.command()
-def runs(
-    storage: Annotated[Path, typer.Argument(help="Where the runs lie.")] = Path("runs"),
-) -> None:
-    """What ran, and how it ended."""
-    from raysft.runs import runs_table
-
-    console.stdout.print(runs_table(storage))
+cli_cluster.add_to(app)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -228,22 +227,28 @@ class Renderer:
         elif event["status"] != "running":
             stderr.print(trial_line(event), soft_wrap=True)
 
+    def keep_end(self, event: Event) -> None:
+        """Show nothing, and know how it ended."""
+        if event["event"] == "end":
+            self.end = event
+
     def on_end(self, event: Event) -> None:
         self.end = event
         self.live.stop()
         summary = event["summary"]
         if summary["verb"] == "tune" and self.trials:
             from raysft.tune.report import ranked_tables
+            from raysft.tune.trials import parse
 
-            stderr.print(ranked_tables(Path(summary["run_dir"])))
+            stderr.print(ranked_tables(*parse(event["results"])))
         if summary["status"] != "done":
             return
         if summary["verb"] == "train":
             stderr.print(closing_table(summary))
         elif summary["verb"] == "bench seq-len":
-            from raysft.bench.report import read_results, terminal_tables
+            from raysft.bench.report import terminal_tables
 
-            for table in terminal_tables(read_results(Path(summary["results"]))[1]):
+            for table in terminal_tables(event["results"]):
                 stderr.print(table)
 
 

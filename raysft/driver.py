@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.exceptions import TrainingFailedError
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -27,6 +27,7 @@ from raysft.elastic import FreesFailed, RoomPolicy
 from raysft.errors import NotFinite
 from raysft.events import Emit, Event
 from raysft.failures import HealingPolicy, explain_failure
+from raysft.network import NodeNetwork
 from raysft.recovery import Restarts
 from raysft.train.entry import train_entry
 from raysft.train.worker import WorkerJob
@@ -191,7 +192,7 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
     return LeanTrainer(
         train_entry,
         train_loop_config=options,
-        torch_config=TorchConfig(backend="nccl" if config.on_gpu else "gloo"),
+        torch_config=NodeNetwork(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers, use_gpu=config.on_gpu, resources_per_worker=resources
         ),

@@ -17,13 +17,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO, TypeVar
 
-from raysft import rundir
+from raysft import __version__, rundir
 from raysft.cluster import EMBEDDED, local_resources, shut_down_ray, start_ray_beside
 from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.events import Emit, Event, jsonl_writer, tensorboard_writer, without
 from raysft.processes import adopt_orphans, end_children
+from raysft.resume import admit, resumable
 
 if TYPE_CHECKING:
     from raysft.data.dataset import Prepared
@@ -32,10 +33,13 @@ if TYPE_CHECKING:
 
 def main(run_json: str) -> int:
     path = Path(run_json)
-    run_dir = path.parent
-    events = take_stdout(run_dir / rundir.LOG)
     spec = rundir.read_json(path)
     config = Config.model_validate_json(json.dumps(spec["config"]))
+    try:
+        run_dir, warnings = arrive(path, spec, config)
+    except UserError as error:
+        return refuse(spec, error)
+    events = take_stdout(run_dir / rundir.LOG)
     emit = fan_out(config, run_dir, events)
     summary: dict[str, Any] = {"status": "running", "verb": spec["verb"], "run_dir": str(run_dir)}
     scratch = own_scratch()
@@ -48,10 +52,14 @@ def main(run_json: str) -> int:
     started = time.monotonic()
     code = 0
     try:
+        for warning in warnings:
+            emit({"event": "warning", "message": warning})
         summary |= VERBS[spec["verb"]](config, run_dir, emit) | {"status": "done"}
     except BaseException as error:
         code, status, message = explain(error)
         summary |= {"status": status, "error": message}
+        if status == "interrupted":
+            summary["resumable"] = resumable(spec["verb"], run_dir)
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
     end_children()
@@ -61,8 +69,35 @@ def main(run_json: str) -> int:
     with suppress(OSError):  # a full disk is already what the summary tells
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
     with suppress(BrokenPipeError):  # whoever listened is gone
-        emit({"event": "end", "exit_code": code, "summary": summary})
+        emit({"event": "end", "exit_code": code, "summary": summary, "results": results(run_dir)})
     return code
+
+
+def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, list[str]]:
+    """The run directory, and warnings. One that has travelled makes it here. Raises UserError."""
+    if "run_dir" not in spec:
+        return path.parent, []
+    run_dir = Path(spec["run_dir"])
+    warnings = admit(spec["verb"], run_dir, config, resume=spec["resume"])
+    submitted = spec["stamp"]["version"]
+    if submitted != __version__:
+        warnings.append(f"submitted by raysft {submitted}, and run by {__version__} of the cluster")
+    rundir.write_run(run_dir, spec)
+    return run_dir, warnings
+
+
+def refuse(spec: dict[str, Any], error: UserError) -> int:
+    """The only word of a run that has no directory to leave others in."""
+    summary = {"status": "failed", "verb": spec["verb"], "run_dir": spec["run_dir"]}
+    end = {"event": "end", "exit_code": error.exit_code, "summary": summary, "results": None}
+    print(json.dumps(end | {"summary": summary | {"error": str(error)}}), flush=True)
+    return error.exit_code
+
+
+def results(run_dir: Path) -> dict[str, Any] | None:
+    """Of a benchmark or a search: who watches may not see the storage."""
+    file = run_dir / rundir.RESULTS
+    return rundir.read_json(file) if file.exists() else None
 
 
 def own_scratch() -> str:

@@ -11,7 +11,7 @@ import typer
 from raysft import console, plan, rundir, stamp, submit
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.resume import CHECK_RESUME
+from raysft.resume import admit
 
 
 def launch(
@@ -23,10 +23,13 @@ def launch(
     resume: bool = False,
     dry_run: bool = False,
     as_json: bool = False,
+    address: str | None = None,
+    ship_code: bool = False,
 ) -> None:
-    """Write run.json, run the job and show its events; ends in typer.Exit with its exit code.
+    """Run the job, here or on the cluster at `address`, and show its events.
 
-    source: the preset or file that the config came from. Raises UserError and RunError.
+    source: the preset or file that the config came from. Ends in typer.Exit with the exit code of
+    the run. Raises UserError and RunError.
     """
     if name is None and config.run.name is None:
         if resume:
@@ -40,26 +43,28 @@ def launch(
             f"raysft {verb} compares runs, which must have the same number of workers: set "
             "scaling.workers to one number"
         )
-    run_dir = Path(config.run.storage) / str(config.run.name)
-    if resume:
-        CHECK_RESUME[verb](run_dir, config)
-    elif any((run_dir / started).exists() for started in rundir.STARTED):
-        raise UserError(
-            f"{run_dir} holds a run already: choose another --name, "
-            + ("go on with it by --resume, " if verb in CHECK_RESUME else "")
-            + "or remove it"
-        )
     rows = plan.equations(config, verb)
-    spec = {
+    run_dir = Path(config.run.storage) / str(config.run.name)
+    spec: dict[str, Any] = {
         "verb": verb,
         "config": config.model_dump(mode="json"),
         "stamp": stamp.submission(),
     }
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        rundir.write_json(run_dir / rundir.RUN, spec)
-    except OSError as error:
-        raise UserError(f"run.storage: {run_dir} cannot be written: {error.strerror}") from None
+    if address is not None:
+        from raysft.follow import run_there
+
+        spec |= {"run_dir": str(run_dir), "resume": resume}
+        heading = f"[bold]raysft {verb}[/] {source} to {run_dir} on {address}"
+        run_there(
+            spec, config, heading, rows, address,
+            ship_code=ship_code, dry_run=dry_run, as_json=as_json,
+        )  # fmt: skip
+        return
+    if ship_code:
+        raise UserError("--ship-code sends this checkout to a cluster: which one, --address?")
+    for warning in admit(verb, run_dir, config, resume=resume):
+        console.warning(warning)
+    rundir.write_run(run_dir, spec)
     console.stderr.print(f"[bold]raysft {verb}[/] {source} to {run_dir}")
     for row in rows:
         console.fact(*row)
@@ -68,27 +73,28 @@ def launch(
         return
     with console.Renderer() as render:
         code = submit.run_local(run_dir, render)
-    finish(run_dir, render, code, as_json=as_json)
-
-
-def finish(run_dir: Path, render: console.Renderer, code: int, *, as_json: bool) -> None:
-    """The last words of a run, and its exit code."""
-    end = render.end
-    if end is None:
-        log = run_dir / rundir.LOG
+    log = run_dir / rundir.LOG
+    if render.end is None:
         if code == INTERRUPTED:
             console.error(f"killed before it could end; see {log}")
             raise typer.Exit(code)
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
         raise RunError(f"the job ended without a word (exit code {code}); {log} ends:\n{tail}")
-    summary: dict[str, Any] = dict(end["summary"])
+    finish(render, render.end, as_json=as_json)
+
+
+def finish(render: console.Renderer, end: console.Event, *, as_json: bool) -> None:
+    """The last words of a run, and its exit code."""
+    summary, code = dict(end["summary"]), end["exit_code"]
     if summary["status"] == "interrupted":
-        say_how_to_resume(run_dir, summary)
+        say_how_to_resume(summary)
         code = INTERRUPTED
     elif summary["status"] == "failed":
         if summary["error"] != render.told:
             console.error(summary["error"])
-        console.stderr.print(f"[dim]details: {run_dir / rundir.LOG}[/]", soft_wrap=True)
+        if "stamp" in summary:  # else it was refused before it had a log
+            log = Path(summary["run_dir"]) / rundir.LOG
+            console.stderr.print(f"[dim]details: {log}[/]", soft_wrap=True)
     if as_json:
         print(json.dumps(summary, separators=(",", ":")))
     elif summary["status"] == "done":
@@ -116,21 +122,20 @@ def searched(summary: dict[str, Any]) -> str:
 LAST_WORDS = {"train": trained, "tune": searched, "bench seq-len": benched}
 
 
-def say_how_to_resume(run_dir: Path, summary: dict[str, Any]) -> None:
-    results = run_dir / rundir.RESULTS
-    if summary["verb"] == "bench seq-len":
-        kept = f"the cases that ended are in {results}" if results.exists() else "no case ended"
-        console.error(f"interrupted; {kept}")
+def say_how_to_resume(summary: dict[str, Any]) -> None:
+    verb, run_dir = summary["verb"], Path(summary["run_dir"])
+    if verb == "bench seq-len":
+        kept = f"the cases that ended are in {run_dir / rundir.RESULTS}"
+        console.error(f"interrupted; {kept if summary['resumable'] else 'no case ended'}")
         return
-    if summary["verb"] == "train" and not rundir.checkpoints(run_dir):
-        console.error(f"interrupted before the first checkpoint; nothing to resume in {run_dir}")
+    before, where = {
+        "train": ("the first checkpoint", "from the newest checkpoint"),
+        "tune": ("the first trial", "with the trials that are left"),
+    }[verb]
+    if not summary["resumable"]:
+        console.error(f"interrupted before {before}; nothing to resume in {run_dir}")
         return
-    if summary["verb"] == "tune" and not results.exists():
-        console.error(f"interrupted before the first trial; nothing to resume in {run_dir}")
-        return
-    where = {"train": "from the newest checkpoint", "tune": "with the trials that are left"}
     words = shlex.split(summary["stamp"]["command"])
     words += [] if "--name" in words else ["--name", run_dir.name]
     words += [] if "--resume" in words else ["--resume"]
-    go_on = where[summary["verb"]]
-    console.error(f"interrupted; go on {go_on} with\n  {shlex.join(words)}")
+    console.error(f"interrupted; go on {where} with\n  {shlex.join(words)}")

@@ -1,10 +1,10 @@
-"""Whether a run or a search can go on with the config it is given now."""
+"""Whether a run may start in a folder, or go on there with the config it is given now."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from raysft import console, register, rundir
+from raysft import register, rundir
 from raysft.config.schema import Config
 from raysft.errors import UserError
 
@@ -24,11 +24,30 @@ FREE_SEARCH = (
 )  # fmt: skip
 
 
-def check_resume(run_dir: Path, config: Config) -> None:
-    """Raises UserError when there is nothing to resume, or the config does not fit it."""
+def admit(verb: str, run_dir: Path, config: Config, *, resume: bool) -> list[str]:
+    """Warnings, if any. Raises UserError when the folder holds a run, or cannot be gone on with."""
+    if resume:
+        return CHECK_RESUME[verb](run_dir, config)
+    if any((run_dir / started).exists() for started in rundir.STARTED):
+        raise UserError(
+            f"{run_dir} holds a run already: choose another --name, "
+            + ("go on with it by --resume, " if verb in CHECK_RESUME else "")
+            + "or remove it"
+        )
+    return []
+
+
+def resumable(verb: str, run_dir: Path) -> bool:
+    """Whether a run that was interrupted has left something to go on from."""
+    if verb == "train":
+        return bool(rundir.checkpoints(run_dir))
+    return (run_dir / rundir.RESULTS).exists()
+
+
+def check_resume(run_dir: Path, config: Config) -> list[str]:
+    """Warnings. Raises UserError when there is nothing to resume, or the config does not fit it."""
     spec = rundir.read_json(run_dir / rundir.RUN)
-    if mended := register.mend(run_dir):
-        console.warning(mended)
+    mended = register.mend(run_dir)
     if not rundir.checkpoints(run_dir):
         raise UserError(
             f"{run_dir} has no checkpoint to resume from: start it under another --name"
@@ -36,13 +55,13 @@ def check_resume(run_dir: Path, config: Config) -> None:
     changed = changes(spec["config"], config)
     fixed = {key: pair for key, pair in changed.items() if starts_with_any(key, FIXED)}
     refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
-    for key, (before, now) in changed.items():
-        if not starts_with_any(key, FREE):
-            console.warning(f"{key} was {before!r} and is now {now!r}")
+    free = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
+    told = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in free.items()]
+    return [mended, *told] if mended else told
 
 
-def check_resume_search(run_dir: Path, config: Config) -> None:
-    """Raises UserError when there is no search to go on with, or its trials were others."""
+def check_resume_search(run_dir: Path, config: Config) -> list[str]:
+    """No warning. Raises UserError when there is no search, or its trials were others."""
     spec = rundir.read_json(run_dir / rundir.RUN)
     if not (run_dir / rundir.RESULTS).exists():
         raise UserError(f"{run_dir} has no trial to go on with: start it under another --name")
@@ -54,9 +73,10 @@ def check_resume_search(run_dir: Path, config: Config) -> None:
     changed = changes(spec["config"], config)
     others = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE_SEARCH)}
     refuse(others, f"{run_dir} cannot go on with trials that differ from those it has")
+    return []
 
 
-CHECK_RESUME: dict[str, Callable[[Path, Config], None]] = {
+CHECK_RESUME: dict[str, Callable[[Path, Config], list[str]]] = {
     "train": check_resume,
     "tune": check_resume_search,
 }

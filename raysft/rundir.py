@@ -35,6 +35,15 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
         raise
 
 
+def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
+    """Make the folder and its run.json. Raises UserError."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_json(run_dir / RUN, spec)
+    except OSError as error:
+        raise UserError(f"run.storage: {run_dir} cannot be written: {error.strerror}") from None
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError when the file is missing or damaged."""
     try:

@@ -26,18 +26,13 @@ def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
     Ctrl-C and SIGTERM are passed on: the first asks the job to end, the second to end at once; the
     third kills it.
     """
-    environment = os.environ | {
-        # Where ninja lies, which DeepSpeed calls by name to compile its CPU Adam.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        "PYTHONUNBUFFERED": "1",
-    }
     adopt_orphans()
     with (run_dir / rundir.LOG).open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, *shlex.split(entrypoint(run_dir / rundir.RUN))[1:]],
             stdout=subprocess.PIPE,
             stderr=log,
-            env=environment,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C reaches this process only, which passes it on
         )
     interrupts = 0

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,7 @@ def start_engine(config: Config, job: WorkerJob, emit: Emit) -> Any:
     torch.set_num_threads(config.scaling.cpus_per_worker)
     # Ray has made the process group; DeepSpeed adopts it and reads the local rank from here.
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
+    let_ninja_be_found()
     skip_inference_op(deepspeed)
     check_precision(config.engine.precision)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
@@ -192,6 +194,12 @@ def start_engine(config: Config, job: WorkerJob, emit: Emit) -> Any:
         }
     )
     return engine
+
+
+def let_ninja_be_found() -> None:
+    """DeepSpeed calls it by name to compile its CPU Adam, and it lies beside this Python."""
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{beside}"
 
 
 def skip_inference_op(deepspeed: Any) -> None:

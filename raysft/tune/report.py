@@ -16,7 +16,7 @@ from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
 from raysft.tune.plot import draw
 from raysft.tune.settings import words
-from raysft.tune.trials import COLUMNS, Trial, best_of, ranked, read_results
+from raysft.tune.trials import COLUMNS, Trial, best_of, ranked
 from raysft.tune.views import MEASURED, cells, headings, ranked_table
 
 FIGURES = {
@@ -37,9 +37,8 @@ def write_report(run_dir: Path, header: Header, trials: Sequence[Trial]) -> None
     (run_dir / rundir.REPORT).write_text(markdown(header, trials))
 
 
-def ranked_tables(run_dir: Path) -> RenderableType:
+def ranked_tables(header: Header, trials: Sequence[Trial]) -> RenderableType:
     """What a person sees at the end of a search, whether it ended or was interrupted."""
-    _, header, trials = read_results(run_dir)
     rows = [row_of(trial) for trial in ranked(trials)]
     return Group(ranked_table(rows, keys_of(header)), Text(verdict(trials)))
 

@@ -78,14 +78,18 @@ def read_results(path: Path) -> tuple[Path, dict[str, Any], list[Trial]]:
     """
     file = path / rundir.RESULTS if path.is_dir() else path
     try:
-        header: dict[str, Any] = json.loads(file.read_text())
-        rows = header.pop(TRIALS)
-        trials = [trial_of(row) for row in rows]
+        header, trials = parse(json.loads(file.read_text()))
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}: name a search, or its results.json") from None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file} holds no results of `raysft tune`") from None
     return file, header, trials
+
+
+def parse(results: Mapping[str, Any]) -> tuple[dict[str, Any], list[Trial]]:
+    """The header and the trials of a results.json."""
+    header = {key: value for key, value in results.items() if key != TRIALS}
+    return header, [trial_of(row) for row in results[TRIALS]]
 
 
 def read_before(run_dir: Path) -> list[Trial]:

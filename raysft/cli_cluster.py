@@ -1,0 +1,43 @@
+"""Commands about runs that are under way or over, here or on a cluster. Light imports only."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raysft import console
+from raysft.options import AddressOption, ClusterOption, JsonOption, RunArgument
+
+
+def attach(name: RunArgument, address: ClusterOption, as_json: JsonOption = False) -> None:
+    """Watch a run on a cluster, from its start to its end. Ctrl-C leaves it alone."""
+    from raysft import follow
+
+    follow.attach(name, address, as_json=as_json)
+
+
+def stop(name: RunArgument, address: ClusterOption) -> None:
+    """End a run on a cluster, after its step and a checkpoint."""
+    from raysft import follow
+
+    follow.stop(name, address)
+
+
+def runs(
+    storage: Annotated[Path, typer.Argument(help="Where the runs lie.")] = Path("runs"),
+    address: AddressOption = None,
+) -> None:
+    """What ran, and how it ended: in a folder, or on the cluster at --address."""
+    if address is not None:
+        from raysft import follow
+
+        console.stdout.print(follow.runs_table(address))
+        return
+    from raysft.runs import runs_table
+
+    console.stdout.print(runs_table(storage))
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (attach, stop, runs):
+        app.command()(command)

@@ -1,0 +1,120 @@
+"""What a person does with runs on a cluster: start them, watch them, stop them, list them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.table import Table
+
+from raysft import console, remote, ship, submit
+from raysft.config.schema import Config
+from raysft.errors import INTERRUPTED, RunError, UserError
+from raysft.launch import finish
+from raysft.rundir import RUN
+from raysft.runs import new_table, row_of
+
+
+def run_there(
+    spec: dict[str, Any],
+    config: Config,
+    heading: str,
+    rows: Sequence[tuple[str, str]],
+    address: str,
+    *,
+    ship_code: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Submit a run and watch it; ends in typer.Exit. Raises UserError and RunError."""
+    if not Path(config.run.storage).is_absolute():
+        raise UserError(
+            f"run.storage {config.run.storage!r} is relative: on a cluster it is an absolute path "
+            "that all nodes share, as in --set run.storage=/shared/runs"
+        )
+    shipped = [str(path) for path in ship.local_paths(config)]
+    console.stderr.print(heading, soft_wrap=True)
+    shown = [*rows, ("code", "this checkout's" if ship_code else "the cluster's")]
+    if shipped:
+        shown.append(("shipped", ", ".join(shipped)))
+    for row in shown:
+        console.fact(*row)
+    if dry_run:
+        print(submit.entrypoint(Path(spec["run_dir"]) / RUN))
+        return
+    client = remote.connect(address)
+    job_id = remote.submit(client, spec, config, ship_code=ship_code)
+    console.fact("job", job_id)
+    watch(client, job_id, address, as_json=as_json)
+
+
+def attach(name: str, address: str, *, as_json: bool) -> None:
+    """Watch a run from its start; ends in typer.Exit. Raises UserError and RunError."""
+    client = remote.connect(address)
+    watch(client, str(remote.find(client, name).submission_id), address, as_json=as_json)
+
+
+def watch(client: remote.Client, job_id: str, address: str, *, as_json: bool) -> None:
+    with console.Renderer() as render:
+        try:
+            end = remote.follow(client, job_id, render, console.warning)
+        except KeyboardInterrupt:
+            render.live.stop()
+            console.stderr.print(
+                f"detached: {job_id} goes on. Watch it again, or stop it:\n"
+                f"  raysft attach {job_id} --address {address}\n"
+                f"  raysft stop {job_id} --address {address}",
+                soft_wrap=True,
+            )
+            raise typer.Exit(INTERRUPTED) from None
+    if render.end is None:
+        raise RunError(died(job_id, end))
+    finish(render, render.end, as_json=as_json)
+
+
+def died(job_id: str, end: remote.End) -> str:
+    """What can be said of a job that has left no last event."""
+    if "No module named raysft" in end.words:
+        return (
+            "the cluster's Python has no raysft: install it in its image (cluster/README.md), or "
+            "send this checkout with --ship-code"
+        )
+    words = end.words or "its log is empty"
+    return f"{job_id} ended without a word of its own (exit code {end.code}):\n{words}"
+
+
+def stop(name: str, address: str) -> None:
+    """Ask a run to end after its step and a checkpoint, and wait until it has."""
+    client = remote.connect(address)
+    job = remote.find(client, name)
+    if job.status.is_terminal():
+        raise UserError(f"{job.submission_id} has ended already: {job.status.value.lower()}")
+    console.stderr.print(
+        f"{job.submission_id} ends after its step and a checkpoint; it is killed if it has not "
+        f"within {remote.STOP_S / 60:.0f} minutes"
+    )
+    client.stop_job(job.submission_id)
+    render = console.Renderer()
+    ended = remote.follow(client, str(job.submission_id), render.keep_end, console.warning)
+    if render.end is None:
+        raise RunError(died(str(job.submission_id), ended))
+    finish(render, render.end, as_json=False)
+
+
+def runs_table(address: str) -> Table:
+    """One row for each run that the cluster knows of. Raises UserError when there is none."""
+    client = remote.connect(address)
+    jobs = remote.runs(client)
+    if not jobs:
+        raise UserError(f"no run on {address}: `raysft train --address` submits one")
+    table = new_table()
+    for job in jobs:
+        status = job.status.value.lower()
+        summary: dict[str, Any] = {}
+        if job.status.is_terminal():
+            end = remote.last_event(client, str(job.submission_id))
+            summary = end["summary"] if end else {}
+            status = summary.get("status", "died")
+        verb, utc = job.metadata[remote.VERB], job.metadata[remote.UTC_TIME]
+        table.add_row(*row_of(job.metadata[remote.NAME], verb, status, utc, summary))
+    return table

@@ -1,0 +1,31 @@
+"""Options that several commands share."""
+
+from typing import Annotated
+
+import typer
+
+ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a preset.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a config key.")
+]
+NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run --name.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Write run.json, print the plan and the command, stop.")
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="End standard output with one line of JSON.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="URL", help="Of a cluster's dashboard: http://HEAD:8265."),
+]
+ShipCodeOption = Annotated[
+    bool, typer.Option("--ship-code", help="Run this raysft there, not the cluster's own.")
+]
+RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of a run, or the id of its job.")]
+ClusterOption = Annotated[
+    str, typer.Option("--address", metavar="URL", help="Of its dashboard: http://HEAD:8265.")
+]
