@@ -87,7 +87,7 @@ def fit(
     checkpoint, and raises KeyboardInterrupt then; the second does at once, as does one before
     training has begun.
     """
-    require_resources(config, ray.cluster_resources())
+    require_resources(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     # Ray Train's controller looks at its workers every 2 s by default, and the end of a run and
     # every checkpoint wait for it.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")

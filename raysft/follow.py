@@ -10,7 +10,7 @@ from rich.table import Table
 from raysft import console, remote, ship, submit
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.launch import finish
+from raysft.launch import finish, say_how_to_resume
 from raysft.rundir import RUN
 from raysft.runs import new_table, row_of
 
@@ -84,20 +84,27 @@ def died(job_id: str, end: remote.End) -> str:
 
 
 def stop(name: str, address: str) -> None:
-    """Ask a run to end after its step and a checkpoint, and wait until it has."""
+    """Ask a run to end as after a first Ctrl-C, and wait until it has.
+
+    Raises UserError and RunError.
+    """
     client = remote.connect(address)
     job = remote.find(client, name)
     if job.status.is_terminal():
         raise UserError(f"{job.submission_id} has ended already: {job.status.value.lower()}")
     console.stderr.print(
-        f"{job.submission_id} ends after its step and a checkpoint; it is killed if it has not "
-        f"within {remote.STOP_S / 60:.0f} minutes"
+        f"{job.submission_id} ends when its step, and a checkpoint if it takes any, are done; "
+        f"it is killed if that takes more than {remote.STOP_S / 60:.0f} minutes",
+        soft_wrap=True,
     )
     client.stop_job(job.submission_id)
     render = console.Renderer()
     ended = remote.follow(client, str(job.submission_id), render.keep_end, console.warning)
     if render.end is None:
         raise RunError(died(str(job.submission_id), ended))
+    if render.end["summary"]["status"] == "interrupted":
+        say_how_to_resume(render.end["summary"], console.stderr.print)
+        return
     finish(render, render.end, as_json=False)
 
 

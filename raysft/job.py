@@ -171,7 +171,7 @@ def beside_ray(config: Config, emit: Emit, read: Callable[[Callable[[], None]], 
             raise
 
     if EMBEDDED:
-        require_resources(config, local_resources(config))
+        require_resources(config, [local_resources(config)])
     emit({"event": "status", "message": "starting Ray"})
     return start_ray_beside(config, read_or_tell)
 

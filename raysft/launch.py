@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def finish(render: console.Renderer, end: console.Event, *, as_json: bool) -> No
     """The last words of a run, and its exit code."""
     summary, code = dict(end["summary"]), end["exit_code"]
     if summary["status"] == "interrupted":
-        say_how_to_resume(summary)
+        say_how_to_resume(summary, console.error)
         code = INTERRUPTED
     elif summary["status"] == "failed":
         if summary["error"] != render.told:
@@ -122,20 +123,20 @@ def searched(summary: dict[str, Any]) -> str:
 LAST_WORDS = {"train": trained, "tune": searched, "bench seq-len": benched}
 
 
-def say_how_to_resume(summary: dict[str, Any]) -> None:
+def say_how_to_resume(summary: dict[str, Any], say: Callable[[str], None]) -> None:
     verb, run_dir = summary["verb"], Path(summary["run_dir"])
     if verb == "bench seq-len":
         kept = f"the cases that ended are in {run_dir / rundir.RESULTS}"
-        console.error(f"interrupted; {kept if summary['resumable'] else 'no case ended'}")
+        say(f"interrupted; {kept if summary['resumable'] else 'no case ended'}")
         return
     before, where = {
         "train": ("the first checkpoint", "from the newest checkpoint"),
         "tune": ("the first trial", "with the trials that are left"),
     }[verb]
     if not summary["resumable"]:
-        console.error(f"interrupted before {before}; nothing to resume in {run_dir}")
+        say(f"interrupted before {before}; nothing to resume in {run_dir}")
         return
     words = shlex.split(summary["stamp"]["command"])
     words += [] if "--name" in words else ["--name", run_dir.name]
     words += [] if "--resume" in words else ["--resume"]
-    console.error(f"interrupted; go on {where} with\n  {shlex.join(words)}")
+    say(f"interrupted; go on {where} with\n  {shlex.join(words)}")

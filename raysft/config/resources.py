@@ -1,28 +1,39 @@
 """Whether the workers of a run fit into a cluster."""
 
+from collections.abc import Mapping, Sequence
+
 from raysft.config.schema import Config
 from raysft.errors import UserError
 
 
-def require_resources(config: Config, available: dict[str, float]) -> None:
+def require_resources(config: Config, nodes: Sequence[Mapping[str, float]]) -> None:
     """Raises UserError at once where Ray would wait for ever for workers that cannot be placed.
 
-    Of [min, max] workers the fewest must fit.
+    nodes: what each has in all, busy or not. Of [min, max] workers the fewest must fit.
     """
     scaling, workers = config.scaling, config.scaling.fewest
-    needs = {
-        "CPU": (workers * scaling.cpus_per_worker, "scaling.cpus_per_worker"),
-        "GPU": (workers * scaling.gpus_per_worker, "scaling.gpus_per_worker"),
-    }
-    for kind, (need, key) in needs.items():
-        has = int(available.get(kind, 0))
-        if need > has:
-            advice = "lower scaling.workers or " + key
+    needs = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    keys = {"CPU": "scaling.cpus_per_worker", "GPU": "scaling.gpus_per_worker"}
+    for kind, need in needs.items():
+        has = sum(int(node.get(kind, 0)) for node in nodes)
+        if workers * need > has:
+            advice = "lower scaling.workers or " + keys[kind]
             if kind == "GPU":
                 advice = (
                     "train on the CPU with scaling.gpus_per_worker = 0, or lower scaling.workers"
                 )
             raise UserError(
-                f"too few {kind}s: {workers} workers x {need // workers} need "
-                f"{need}, and the cluster has {has}: {advice}"
+                f"too few {kind}s: {workers} workers x {need} need {workers * need}, and the "
+                f"cluster has {has}: {advice}"
             )
+    wanted = {kind: need for kind, need in needs.items() if need}
+    places = [min(int(node.get(kind, 0)) // n for kind, n in wanted.items()) for node in nodes]
+    if sum(places) < workers:
+        words = " and ".join(f"{need} {kind}s" for kind, need in wanted.items())
+        listed = ", ".join(map(str, places))
+        raise UserError(
+            f"too few places: a worker is on one node with its {words}, and the nodes have room "
+            f"for {listed} of the {workers}: lower "
+            + " or ".join(keys[kind] for kind in wanted)
+            + ", or scaling.workers"
+        )

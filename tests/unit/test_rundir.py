@@ -56,11 +56,15 @@ def test_steps_from_epochs_are_rounded_up() -> None:
 
 def test_resources() -> None:
     config = load_config("gpt2-tiny-cpu")
-    require_resources(config, {"CPU": 2.0})
+    require_resources(config, [{"CPU": 2.0}])
+    require_resources(config, [{"CPU": 1.0}, {}, {"CPU": 1.0}])
     with pytest.raises(UserError, match="2 workers x 1 need 2, and the cluster has 1"):
-        require_resources(config, {"CPU": 1.0})
+        require_resources(config, [{"CPU": 1.0}])
     with pytest.raises(UserError, match="too few GPUs"):
-        require_resources(load_config("gpt2"), {"CPU": 8.0})
+        require_resources(load_config("gpt2"), [{"CPU": 8.0}])
+    wide = load_config("gpt2-tiny-cpu", ["scaling.cpus_per_worker=2"])
+    with pytest.raises(UserError, match="the nodes have room for 0, 1, 0 of the 2"):
+        require_resources(wide, [{"CPU": 1.0}, {"CPU": 2.0}, {"CPU": 1.0}])
 
 
 def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
