@@ -3,14 +3,16 @@
 #
 #   up            start it; prints how to use it
 #   down          end it; nothing is left
-#   cut           the second host loses its link: packets are dropped, nobody is told
-#   heal          the link is there again, at full speed
-#   slow MBIT     the link has this rate, in Mbit/s
+#   cut [HOST]    a host loses its link: packets are dropped, nobody is told
+#   heal [HOST]   the link is there again, at full speed
+#   slow MBIT     the link of `node` has this rate, in Mbit/s
 #   lose          all processes of the second host are killed at once
 #   return        the second host starts again
-#   on HOST COMMAND...      run a command on `head` or `node`
+#   on HOST COMMAND...      run a command on `head` or `node`, with the cluster's token
 #   client COMMAND...       run a command on the third host, with the cluster's token
 #   hosts         `namespaces`, or `loopback` where namespaces are not allowed
+#
+# HOST is head, node (the default) or client.
 #
 # Each host has its own network, processes, host name, /tmp/ray and /dev/shm, but files are shared.
 # It needs root, Linux and iproute2. Without them the two nodes run on 127.0.0.1 and 127.0.0.2, and
@@ -87,7 +89,7 @@ host() {
         isolated || options+=(--dashboard-agent-listen-port=0 --dashboard-agent-grpc-port=0 --metrics-export-port=0)
     fi
     while true; do
-        ray start "${options[@]}" --disable-usage-stats --block
+        ray start "${options[@]}" --disable-usage-stats --block || true
         sleep 1
     done
 }
@@ -101,12 +103,13 @@ boot() {
 
 # The end of a host's first process is the end of all others on it.
 kill_host() {
-    local pid
+    local pid below
     pid=$(cat "$STATE/$1.pid" 2>/dev/null) || return 0
     if isolated; then
         kill -KILL "$pid" 2>/dev/null || true
     else
-        kill -KILL -- "-$pid" $(descendants "$pid") 2>/dev/null || true
+        mapfile -t below < <(descendants "$pid")
+        kill -KILL -- "-$pid" "${below[@]}" 2>/dev/null || true
     fi
     while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
     rm -f "$STATE/$1.pid"
@@ -123,6 +126,7 @@ descendants() {
 enter() {
     local pid name=$1
     shift
+    settings
     if ! isolated; then
         exec "$@"
     fi
@@ -203,11 +207,11 @@ host) host "$@" ;;
 hosts) cat "$STATE/hosts" ;;
 cut)
     need_link cut
-    ip -n raysft-switch link set node nomaster
+    ip -n raysft-switch link set "${1:-node}" nomaster
     ;;
 heal)
     need_link heal
-    ip -n raysft-switch link set node master switch
+    ip -n raysft-switch link set "${1:-node}" master switch
     shape del dev node root 2>/dev/null || true
     ;;
 slow)

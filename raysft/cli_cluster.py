@@ -6,7 +6,14 @@ from typing import Annotated
 import typer
 
 from raysft import console
-from raysft.options import AddressOption, ClusterOption, JsonOption, RunArgument
+from raysft.options import (
+    AddressOption,
+    ClusterOption,
+    JsonOption,
+    RunArgument,
+    SetOption,
+    ShipCodeOption,
+)
 
 
 def attach(name: RunArgument, address: ClusterOption, as_json: JsonOption = False) -> None:
@@ -38,6 +45,26 @@ def runs(
     console.stdout.print(runs_table(storage))
 
 
+def doctor(
+    config: Annotated[
+        str, typer.Argument(help="Of the run it is to be ready for; a preset or a TOML file.")
+    ] = "gpt2-tiny-cpu",
+    overrides: SetOption = [],  # noqa: B006
+    address: AddressOption = None,
+    ship_code: ShipCodeOption = False,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Train tiny models there against plain PyTorch, too.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Is this machine or cluster ready, and if not, what to do."""
+    from raysft.config.load import load_config
+    from raysft.doctor.launch import examine
+
+    resolved = load_config(config, overrides)
+    examine(resolved, address=address, ship_code=ship_code, prove=prove, as_json=as_json)
+
+
 def add_to(app: typer.Typer) -> None:
-    for command in (attach, stop, runs):
+    for command in (attach, stop, runs, doctor):
         app.command()(command)

@@ -51,7 +51,10 @@ def run_there(
 def attach(name: str, address: str, *, as_json: bool) -> None:
     """Watch a run from its start; ends in typer.Exit. Raises UserError and RunError."""
     client = remote.connect(address)
-    watch(client, str(remote.find(client, name).submission_id), address, as_json=as_json)
+    job = remote.find(client, name)
+    verb, utc = job.metadata[remote.VERB], job.metadata[remote.UTC_TIME]
+    console.stderr.print(f"[bold]raysft {verb}[/] {job.submission_id}, submitted {utc}")
+    watch(client, str(job.submission_id), address, as_json=as_json)
 
 
 def watch(client: remote.Client, job_id: str, address: str, *, as_json: bool) -> None:

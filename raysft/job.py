@@ -54,7 +54,8 @@ def main(run_json: str) -> int:
     try:
         for warning in warnings:
             emit({"event": "warning", "message": warning})
-        summary |= VERBS[spec["verb"]](config, run_dir, emit) | {"status": "done"}
+        summary |= {"status": "done"} | VERBS[spec["verb"]](config, run_dir, emit)
+        code = 0 if summary["status"] == "done" else 1
     except BaseException as error:
         code, status, message = explain(error)
         summary |= {"status": status, "error": message}
@@ -287,10 +288,24 @@ def tune(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:
     return summary | paths | {"data": inputs.facts}
 
 
+def doctor(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:  # noqa: ARG001
+    from raysft.doctor.examine import examine
+
+    return examine(config, emit, prove=False)
+
+
+def prove(config: Config, run_dir: Path, emit: Emit) -> dict[str, Any]:  # noqa: ARG001
+    from raysft.doctor.examine import examine
+
+    return examine(config, emit, prove=True)
+
+
 VERBS: dict[str, Callable[[Config, Path, Emit], dict[str, Any]]] = {
     "train": train,
     "tune": tune,
     "bench seq-len": bench_seq_len,
+    "doctor": doctor,
+    "doctor --prove": prove,
 }
 
 

@@ -72,6 +72,11 @@ def launch(
     if dry_run:
         print(submit.entrypoint(run_dir / rundir.RUN))
         return
+    run_here(run_dir, as_json=as_json)
+
+
+def run_here(run_dir: Path, *, as_json: bool) -> None:
+    """Run the run.json of this folder and show its events; ends in typer.Exit. Raises RunError."""
     with console.Renderer() as render:
         code = submit.run_local(run_dir, render)
     log = run_dir / rundir.LOG
@@ -93,7 +98,7 @@ def finish(render: console.Renderer, end: console.Event, *, as_json: bool) -> No
     elif summary["status"] == "failed":
         if summary["error"] != render.told:
             console.error(summary["error"])
-        if "stamp" in summary:  # else it was refused before it had a log
+        if "stamp" in summary and not summary["verb"].startswith("doctor"):  # else it has no log
             log = Path(summary["run_dir"]) / rundir.LOG
             console.stderr.print(f"[dim]details: {log}[/]", soft_wrap=True)
     if as_json:
@@ -120,7 +125,19 @@ def searched(summary: dict[str, Any]) -> str:
     )
 
 
-LAST_WORDS = {"train": trained, "tune": searched, "bench seq-len": benched}
+def examined(summary: dict[str, Any]) -> str:
+    warned = sum(check["status"] == "warn" for check in summary["checks"])
+    warnings = f", {warned} of them with a warning" if warned else ""
+    return f"ready: {len(summary['checks'])} checks passed{warnings}"
+
+
+LAST_WORDS = {
+    "train": trained,
+    "tune": searched,
+    "bench seq-len": benched,
+    "doctor": examined,
+    "doctor --prove": examined,
+}
 
 
 def say_how_to_resume(summary: dict[str, Any], say: Callable[[str], None]) -> None:
