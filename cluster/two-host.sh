@@ -224,6 +224,10 @@ return)
     boot node
     ;;
 on) enter "$@" ;;
-client) in_client "$@" ;;
+client)
+    settings
+    if isolated; then exec ip netns exec raysft-client "$@"; fi
+    exec "$@"
+    ;;
 *) die "no command $command" ;;
 esac

@@ -46,7 +46,7 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     from raysft.train.model import DTYPES
 
     weights = read_weights(checkpoint)
-    hf_config = AutoConfig.from_pretrained(checkpoint / HF_FOLDER)
+    hf_config = AutoConfig.from_pretrained(checkpoint / HF_FOLDER, trust_remote_code=False)
     model = AutoModelForCausalLM.from_config(hf_config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(model.all_tied_weights_keys)
@@ -57,7 +57,8 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
-    AutoTokenizer.from_pretrained(checkpoint / HF_FOLDER).save_pretrained(partial)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / HF_FOLDER, trust_remote_code=False)
+    tokenizer.save_pretrained(partial)
     write_card(config, partial)
     partial.rename(target)
 

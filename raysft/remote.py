@@ -50,12 +50,13 @@ def connect(address: str) -> Client:
     """Raises UserError: no dashboard answers there, or it wants a token that was not given."""
     if not address.startswith(("http://", "https://")):
         raise UserError(f"--address {address} is not that of a dashboard, such as http://HEAD:8265")
-    find_token()
+    token = find_token()
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     for variable in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):  # Ray would let them win
         os.environ.pop(variable, None)
     logging.disable(logging.WARNING)  # Ray tells of every connection
     try:
-        return Client(address)
+        return Client(address, headers=headers)
     except AuthenticationError:
         raise UserError(refused(address)) from None
     except (ConnectionError, requests.RequestException, ValueError):
@@ -68,20 +69,17 @@ def connect(address: str) -> Client:
         raise UserError(f"{address} is no Ray dashboard that takes jobs: {error}") from None
 
 
-def find_token() -> None:
-    """Ray sends a token only if RAY_AUTH_MODE asks for it: it does when there is one."""
-    if has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-
-
-def has_token() -> bool:
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray/auth_token")
-    return "RAY_AUTH_TOKEN" in os.environ or Path(path).is_file()
+def find_token() -> str | None:
+    """From Ray's places, in its order. Ray itself sends it only if RAY_AUTH_MODE asks for it."""
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return os.environ["RAY_AUTH_TOKEN"].strip()
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", Path.home() / ".ray" / "auth_token"))
+    return path.read_text().strip() if path.is_file() else None
 
 
 def refused(address: str) -> str:
     places = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, ~/.ray/auth_token"
-    if has_token():
+    if find_token():
         return (
             f"{address} refuses the token it was sent. Take that of the cluster (`ray "
             f"get-auth-token` on its head prints it); it is looked for in this order: {places}"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -11,19 +12,29 @@ from pathlib import Path
 from typing import Any
 
 from raysft import __version__
+from raysft.config.schema import PASSWORD, SECRET_OPTION
 
+# Of a web address all before the "@", because a token often stands there without a name. Elsewhere
+# a name alone is a container or an account, as in abfs://CONTAINER@ACCOUNT.
+WEB_USER = re.compile(r"(?i)(https?://)[^/?#\s]*@")
 VERSIONS_OF = ("raysft", "torch", "ray", "deepspeed", "transformers", "tokenizers", "numpy")
 
 
 def submission() -> dict[str, Any]:
     """Command, code version and UTC time. The git fields are null outside a checkout."""
     return {
-        "command": shlex.join(["raysft", *sys.argv[1:]]),
+        "command": shlex.join(["raysft", *map(without_secrets, sys.argv[1:])]),
         "version": __version__,
         "git_sha": _git("rev-parse", "HEAD"),
         "git_dirty": None if (status := _git("status", "--porcelain")) is None else bool(status),
         "utc": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def without_secrets(word: str) -> str:
+    """A word of the command line with *** for what a URL in it holds of passwords and tokens."""
+    word = WEB_USER.sub(r"\1***@", PASSWORD.sub("://***@", word))
+    return SECRET_OPTION.sub(r"\1***", word)
 
 
 def _git(*args: str) -> str | None:

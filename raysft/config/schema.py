@@ -4,7 +4,9 @@ Every section is a table of the TOML file and every field a key that `--set sect
 reaches. Rules that need more than one field are in `Config.check_sections`.
 """
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +15,14 @@ from raysft.config.section import Count, CountOrZero, Fraction, PositiveFloat, S
 from raysft.config.space import Tune
 
 DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenizer built in
+
+# A password in a URI: USER:PASSWORD@ before the host, where a slash in the password is forgiven.
+# After the host, ":" and "@" are letters of an object's key; and HOST:PORT/ is no password.
+PASSWORD = re.compile(r"://[^/?#\[\s]*:(?!\d+(?:[/?#]|$))[^@\s]*@(?:[^/?#\s]*@)?")
+# Another secret: an option such as client_secret, or the signature of an Azure link.
+SECRET_OPTION = re.compile(
+    r"(?i)([?&](?:\w*(?:secret|token|password|signature|_key)\w*|sig)=)[^&\s]*"
+)
 
 
 class Run(Section):
@@ -278,6 +288,17 @@ class Config(Section):
         return self.scaling.gpus_per_worker > 0
 
     @model_validator(mode="after")
+    def check_secrets(self) -> "Config":  # the first, because other messages may name a path
+        for key, text in strings(self.model_dump()):
+            if PASSWORD.search(text) or SECRET_OPTION.search(text):
+                raise ValueError(
+                    f"{key} holds a password or another secret, which run.json would keep: leave "
+                    "it out, and give it by the environment of the machine that reads the data, "
+                    "such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+                )
+        return self
+
+    @model_validator(mode="after")
     def check_sections(self) -> "Config":
         for workers in range(self.scaling.fewest, self.scaling.most + 1):
             step = workers * self.batch.micro_batch_size
@@ -307,3 +328,12 @@ class Config(Section):
                 "hub id or folder for data.path " + repr(self.data.path)
             )
         return self
+
+
+def strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in it that is a value, under the key that leads to it."""
+    if isinstance(value, str):
+        yield key, value
+    named = enumerate(value) if isinstance(value, list | tuple) else ()
+    for name, inner in value.items() if isinstance(value, dict) else named:
+        yield from strings(inner, f"{key}.{name}" if key else str(name))

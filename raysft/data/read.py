@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
 from raysft.config.schema import DEMO, Source
-from raysft.data.sources import File, find_files, load_hub
+from raysft.data.sources import File, find_files, forget_pickled_columns, load_hub
 
 MAX_RECORD_BYTES = 16 << 20  # longer ones are taken for a mistake, and never held in memory
 CHUNK_RECORDS = 1000
@@ -222,6 +222,7 @@ def read_csv(stream: IO[bytes], file: File) -> Numbered:
 def read_parquet(stream: IO[bytes], _: File) -> Numbered:
     import pyarrow.parquet as pq
 
+    forget_pickled_columns()
     number = 0
     for batch in pq.ParquetFile(stream).iter_batches(batch_size=CHUNK_RECORDS):
         for value in batch.to_pylist():

@@ -4,6 +4,7 @@ import glob
 import hashlib
 import io
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import lru_cache
@@ -15,6 +16,7 @@ from raysft.errors import UserError
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 SUFFIXES = (*KINDS, *(f"{kind}.gz" for kind in KINDS[:-1]))
+RAY_TYPES = ("pickled_object", "tensor", "tensor_v2", "variable_shaped_tensor")
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,18 @@ def find_remote(uri: str) -> list[File]:
     ]
 
 
+def forget_pickled_columns() -> None:
+    """Ray Data has a column type whose values are pickles, and some whose settings were: once it
+    is imported, which Ray Train does, reading such a column of any Parquet file could run code.
+    Without the types they are bytes and lists.
+    """
+    import pyarrow as pa
+
+    for name in RAY_TYPES:
+        with suppress(pa.ArrowKeyError):  # nobody has imported it
+            pa.unregister_extension_type(f"ray.data.arrow_{name}")
+
+
 def identity(source: Source, seed: int) -> str:
     """What tells the content of a source: equal for equal content.
 
@@ -162,6 +176,7 @@ def total_bytes(source: Source) -> int:
 def _load_hub(path: str, subset: str | None, split: str, revision: str | None) -> Any:
     import datasets
 
+    forget_pickled_columns()
     try:
         return datasets.load_dataset(path, subset, split=split, revision=revision)
     except Exception as error:  # the library raises a different class for each way to fail

@@ -105,7 +105,7 @@ def check_all_reduce(config: Config, there: list[Member]) -> Check:
     small_s, large_s = (max(f[key] for f in found.values()) for key in ("small_s", "large_s"))
     # What each node sends and receives, as NCCL's own tests count it.
     gbs = 4 * LARGE * 2 * (len(there) - 1) / len(there) / large_s / 1e9
-    words = f"{backend}: 4 KB in {small_s * 1e3:.1f} ms, 64 MB in {large_s * 1e3:,.0f} ms"
+    words = f"{backend}: 4 KB in {small_s * 1e3:.1f} ms, 16 MB in {large_s * 1e3:,.0f} ms"
     words += f", {gbs:.2f} GB/s"
     if gbs < LEAST_GBS:
         return Check(

@@ -16,7 +16,7 @@ from raysft import stamp
 
 CONNECTS_WITHIN_S = 3.0
 GROUP_WITHIN_S = 30.0
-SMALL, LARGE = 1_000, 16_000_000  # floats of the all-reduces: 4 KB tell delay, 64 MB bandwidth
+SMALL, LARGE = 1_000, 4_000_000  # floats of the all-reduces: 4 KB tell delay, 16 MB bandwidth
 ROUNDS = 5
 
 

@@ -29,6 +29,8 @@ def load_converted(engine: Any, folder: Path, tag: str, stage: int) -> Any:
     universal = folder.with_name(folder.name + ".universal")
     parameters = universal / tag / "zero"
     if dist.get_rank() == 0:
+        if universal.is_symlink():  # which rmtree leaves, and DeepSpeed reads whatever is there
+            universal.unlink()
         shutil.rmtree(universal, ignore_errors=True)
         write_universal(engine, folder / tag, universal / tag, stage)
     dist.barrier()

@@ -7,6 +7,7 @@ import json
 import os
 import zlib
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -98,8 +99,21 @@ def first_wrong(folder: Path, files: list[tuple[str, list[int]]]) -> str | None:
 
 def refuse_code(folder: Path) -> None:
     """Raises RunError where a file of a checkpoint would call anything but what DeepSpeed saves."""
-    for path in sorted(folder.rglob("*.pt")):
-        calls = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - CLASSES
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and path.is_dir():  # DeepSpeed would read it, and rglob does not
+            raise RunError(
+                f"{path} is a link to another folder, which no checkpoint of raysft has. Where "
+                "does it come from?"
+            )
+        if not (path.name.endswith(".pt") and path.is_file()):
+            continue
+        try:
+            calls = set(torch.serialization.get_unsafe_globals_in_checkpoint(path)) - CLASSES
+        except (ValueError, RuntimeError, EOFError, UnpicklingError) as error:
+            raise RunError(
+                f"{path} is not loaded: it is not what PyTorch saves today ({error}), and could "
+                "run code. Where does it come from?"
+            ) from None
         if calls:
             raise RunError(
                 f"{path} is not loaded: it would run {', '.join(sorted(calls))}, which no "

@@ -1,9 +1,11 @@
 """Model and tokenizer from hub, folder or scratch, correct under ZeRO-3."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from raysft.config.schema import DEMO, Config
@@ -38,13 +40,29 @@ def load_template(config: Config) -> Template:
 
 
 def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) -> Any:
-    """`loader.from_pretrained`, with every failure turned into a message about `key`."""
+    """`loader.from_pretrained`, with every failure turned into a message about `key`.
+
+    Code that comes with a model is never run. Were it not said so, transformers would ask the
+    terminal whether to, and take any "y" that it reads there.
+    """
     looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1
     if looks_like_folder and not Path(path).is_dir():
         raise UserError(f"{key}: there is no folder {path}")
     try:
-        return loader.from_pretrained(path, **options)
+        return loader.from_pretrained(path, trust_remote_code=False, **options)
+    except UnpicklingError:  # PyTorch's words tell how to load it all the same
+        raise UserError(
+            f"{key}: {path} is not loaded: its weights are a pickle that holds more than tensors, "
+            "and could run code. Take a model with safetensors files"
+        ) from None
+    except (ImportError, SafetensorError) as error:
+        raise UserError(f"{key}: {path} does not load: {error}") from None
     except (OSError, ValueError, KeyError) as error:
+        if "custom code" in str(error):
+            raise UserError(
+                f"{key}: {path} brings Python code of its own, which raysft does not run: take a "
+                "model of a type that transformers has"
+            ) from None
         if Path(path).is_dir():
             raise UserError(f"{key}: {path} does not load: {error}") from None
         raise UserError(
