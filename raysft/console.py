@@ -207,10 +207,10 @@ class Renderer:
 
     def on_check(self, event: Event) -> None:
         style = {"pass": "green", "warn": "yellow", "fail": "bold red"}[event["status"]]
-        head = f"  [{style}]{event['status']}[/]  {event['name']:<12} "
+        head = f"  [{style}]{event['status']}[/]  {event['name']:<12}  "
         stderr.print(head + escape(event["found"]), soft_wrap=True)
         if event["advice"]:
-            stderr.print(f"{'':<21}[dim]what to do: {escape(event['advice'])}[/]", soft_wrap=True)
+            stderr.print(f"{'':<22}[dim]what to do: {escape(event['advice'])}[/]", soft_wrap=True)
 
     def on_search(self, event: Event) -> None:
         self.num_trials = event["trials"]

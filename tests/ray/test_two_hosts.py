@@ -162,17 +162,24 @@ def check_one_message(outcome: Outcome, words: str) -> None:
     assert words in line
 
 
-def test_without_the_token_there_is_one_clear_message(hosts: Hosts, here: Path) -> None:
-    for command in (("runs",), ("attach", "x"), ("train", "gpt2-tiny-cpu", *small(here / "runs"))):
-        outcome = hosts.without_token(*command, *ON, cwd=here)
+def test_without_the_token_there_is_one_clear_message(hosts: Hosts, tmp_path: Path) -> None:
+    train = ("train", "gpt2-tiny-cpu", "--set", f"run.storage={tmp_path / 'runs'}")
+    for command in (("runs",), ("attach", "x"), train):
+        outcome = hosts.without_token(*command, *ON, cwd=tmp_path)
         check_one_message(outcome, "wants a token, and there is none here")
-    wrong = hosts.without_token("runs", *ON, cwd=here, RAY_AUTH_TOKEN="wrong")
+    wrong = hosts.without_token("runs", *ON, cwd=tmp_path, RAY_AUTH_TOKEN="wrong")
     check_one_message(wrong, "refuses the token it was sent")
-    places = {"RAY_AUTH_TOKEN": STATE.joinpath("token").read_text()}
-    assert hosts.without_token("runs", *ON, cwd=here, **places).code == 0
-    (here / ".ray").mkdir()
-    (here / ".ray/auth_token").write_text(places["RAY_AUTH_TOKEN"])
-    assert hosts.without_token("runs", *ON, cwd=here).code == 0  # from the home folder
+
+
+def test_the_token_is_found_where_ray_looks_for_it(hosts: Hosts, tmp_path: Path) -> None:
+    token = (STATE / "token").read_text()
+    for place in ({"RAY_AUTH_TOKEN": token}, {"RAY_AUTH_TOKEN_PATH": str(STATE / "token")}):
+        nobody = hosts.without_token("attach", "nobody", *ON, cwd=tmp_path, **place)
+        check_one_message(nobody, "no run 'nobody' on this cluster")
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text(token + "\n")  # in the home folder of this client
+    nobody = hosts.without_token("attach", "nobody", *ON, cwd=tmp_path)
+    check_one_message(nobody, "no run 'nobody' on this cluster")
 
 
 def test_what_cannot_be_submitted_is_told(hosts: Hosts, here: Path) -> None:
@@ -283,8 +290,8 @@ def test_the_doctor_finds_a_slow_link(hosts: Hosts, here: Path) -> None:
     assert "faster network" in checks["all-reduce"]["advice"]
 
 
-def test_the_doctor_finds_that_there_is_no_token(hosts: Hosts, here: Path) -> None:
-    outcome = hosts.without_token("doctor", *ON, cwd=here)
+def test_the_doctor_finds_that_there_is_no_token(hosts: Hosts, tmp_path: Path) -> None:
+    outcome = hosts.without_token("doctor", *ON, cwd=tmp_path)
     assert outcome.code == 1
     assert "fail  dashboard" in outcome.stderr
     assert "wants a token, and there is none here" in outcome.stderr
