@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from raysft import rundir
+from tests.ray.hosts import SCRIPT, URL, environment
 
 STEPS = 60
 # The demo in brief, every step logged, a checkpoint every 10 steps, an evaluation every 20.
@@ -43,17 +44,22 @@ def family(job: psutil.Process, words: str) -> list[psutil.Process]:
 
 
 class Run:
-    """`raysft train` in a folder of its own."""
+    """`raysft train` in a folder of its own; on the two hosts of tests/ray/hosts.py if told so."""
 
-    def __init__(self, folder: Path, *settings: str, resume: bool = False, **env: str) -> None:
+    def __init__(
+        self, folder: Path, *settings: str, resume: bool = False, on_hosts: bool = False, **env: str
+    ) -> None:
         self.folder = folder / "runs/run"
         sets = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
         command = [str(Path(sys.executable).parent / "raysft"), "train", "gpt2-tiny-cpu"]
         command += ["--name", "run", *(["--resume"] if resume else []), *sets]
+        if on_hosts:
+            there = ["--address", URL, "--set", f"run.storage={folder / 'runs'}"]
+            command = [str(SCRIPT), "client", *command, *there]
         self.process = subprocess.Popen(
             command,
             cwd=folder,
-            env=os.environ | {"COLUMNS": "120"} | env,
+            env=environment() | env,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,

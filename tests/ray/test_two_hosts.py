@@ -10,6 +10,7 @@ import pytest
 from raysft.data import demo
 from tests.conftest import Outcome, run_raysft
 from tests.ray.hosts import NODE, STATE, URL, Hosts, two_hosts
+from tests.ray.test_readme import commands
 
 ON = ("--address", URL)
 
@@ -153,6 +154,21 @@ def test_a_run_that_is_stopped_goes_on(hosts: Hosts, here: Path) -> None:
     over = hosts.raysft("stop", "stopped", *ON, cwd=here)
     assert over.code == 2
     assert "has ended already" in over.stderr
+
+
+def test_the_commands_of_the_readme_run(hosts: Hosts, here: Path) -> None:
+    """As written, in their order, but on this cluster and in brief."""
+    found = [words for words in commands("raysft") if "--address" in words]
+    assert [words[0] for words in found] == ["doctor", "train", "attach", "runs"]
+    for words in found:
+        ours = {
+            "http://localhost:8265": URL,
+            "run.storage=/shared/runs": f"run.storage={here / 'r'}",
+        }
+        extra = ["--set", "run.max_steps=5"] if words[0] == "train" else []
+        outcome = hosts.raysft(*(ours.get(word, word) for word in words), *extra, cwd=here)
+        assert outcome.code == 0, outcome.stderr
+        assert outcome.stdout.strip()
 
 
 def check_one_message(outcome: Outcome, words: str) -> None:
