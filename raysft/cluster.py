@@ -2,6 +2,7 @@
 
 import logging
 import os
+import secrets
 import sys
 import tempfile
 from collections.abc import Callable
@@ -95,6 +96,9 @@ def start_ray(config: Config) -> None:
     if EMBEDDED:
         os.environ.update(worker_environment(config))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        if not any(name.startswith("RAY_AUTH") for name in os.environ):
+            # Ray wants a token, and would write one for others to read into the home folder.
+            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         options |= {
             "address": "local",
             "_temp_dir": tempfile.gettempdir(),  # the job's own, so that nothing of Ray's is left

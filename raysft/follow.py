@@ -52,7 +52,7 @@ def attach(name: str, address: str, *, as_json: bool) -> None:
     """Watch a run from its start; ends in typer.Exit. Raises UserError and RunError."""
     client = remote.connect(address)
     job = remote.find(client, name)
-    verb, utc = job.metadata[remote.VERB], job.metadata[remote.UTC_TIME]
+    verb, utc = job.metadata[remote.VERB], remote.submitted(job)
     console.stderr.print(f"[bold]raysft {verb}[/] {job.submission_id}, submitted {utc}")
     watch(client, str(job.submission_id), address, as_json=as_json)
 
@@ -125,6 +125,6 @@ def runs_table(address: str) -> Table:
             end = remote.last_event(client, str(job.submission_id))
             summary = end["summary"] if end else {}
             status = summary.get("status", "died")
-        verb, utc = job.metadata[remote.VERB], job.metadata[remote.UTC_TIME]
-        table.add_row(*row_of(job.metadata[remote.NAME], verb, status, utc, summary))
+        name, verb = job.metadata[remote.NAME], job.metadata[remote.VERB]
+        table.add_row(*row_of(name, verb, status, remote.submitted(job), summary))
     return table

@@ -22,8 +22,7 @@ from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.submit import entrypoint
 
-NAME = "raysft.name"  # in the metadata of a job: the run's
-VERB, UTC_TIME = "raysft.verb", "raysft.utc"
+NAME, VERB = "raysft.name", "raysft.verb"  # in the metadata of a job: the run's
 ANSWERS_WITHIN_S = 20.0
 # A link that is cut is silent, as is a long step: then the log is asked for anew.
 SILENCE_S = 30.0
@@ -105,11 +104,7 @@ def submit(client: Client, spec: Mapping[str, Any], config: Config, *, ship_code
                         "working_dir": folder,
                         "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S)},
                     },
-                    metadata={
-                        NAME: name,
-                        VERB: spec["verb"],
-                        UTC_TIME: now.isoformat(timespec="seconds"),
-                    },
+                    metadata={NAME: name, VERB: spec["verb"]},
                 )
             )
         except (requests.RequestException, RuntimeError) as error:
@@ -119,7 +114,13 @@ def submit(client: Client, spec: Mapping[str, Any], config: Config, *, ship_code
 def runs(client: Client) -> list[JobDetails]:
     """The jobs that are runs of raysft, oldest first."""
     found = [job for job in client.list_jobs() if NAME in (job.metadata or {})]
-    return sorted(found, key=lambda job: str(job.metadata[UTC_TIME]))
+    return sorted(found, key=submitted)
+
+
+def submitted(job: JobDetails) -> str:
+    """When, in UTC, as run.json has it."""
+    at = datetime.fromtimestamp((job.start_time or 0) / 1000, UTC)
+    return at.isoformat(timespec="seconds")
 
 
 def find(client: Client, name: str) -> JobDetails:
@@ -172,6 +173,11 @@ def patiently(ask: Callable[[], Any], say: Say) -> Any:
         except AuthenticationError as error:
             raise UserError(f"the cluster does not take the token any more: {error}") from None
         except (requests.RequestException, RuntimeError, OSError) as error:
+            if "status code 404" in str(error):
+                raise RunError(
+                    "the cluster does not know the job any more: its head was started again. The "
+                    "run goes on from its newest checkpoint with the same command and --resume"
+                ) from None
             if lost_at is None:
                 lost_at = time.monotonic()
                 say("connection lost: trying again; Ctrl-C leaves the run alone")

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_run(folder: Path) -> Outcome:
     """20 steps of the demo on two workers, with a checkpoint every five, some steps profiled."""
     words = ("train", "gpt2-tiny-cpu", "--name", "short", "--json", "--profile", *SHORT)
-    return run_raysft(*words, cwd=folder)
+    return run_raysft(*words, cwd=folder, HOME=str(folder))
 
 
 def test_it_ends_well_and_learns(short_run: Outcome) -> None:
@@ -46,6 +46,11 @@ def test_it_ends_well_and_learns(short_run: Outcome) -> None:
     assert summary["eval_loss_first"] == pytest.approx(math.log(493), abs=0.4)
     assert summary["eval_loss_last"] < summary["eval_loss_first"] - 1
     assert summary["exact_match"] <= 0.05
+
+
+@pytest.mark.usefixtures("short_run")
+def test_ray_leaves_no_token_in_the_home_folder(folder: Path) -> None:
+    assert not (folder / ".ray").exists()
 
 
 def test_the_summary_has_every_field(short_run: Outcome, folder: Path) -> None:

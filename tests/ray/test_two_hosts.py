@@ -1,6 +1,7 @@
 """Runs on a Ray cluster of two hosts with networks of their own, submitted from a third."""
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,16 +23,17 @@ def hosts() -> Iterator[Hosts]:
 
 
 @pytest.fixture(scope="module")
-def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the client stands: a folder with records and a tokenizer."""
+def here(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """Where the client stands: a folder with records, a tokenizer and a model."""
     folder = tmp_path_factory.mktemp("client")
+    shutil.copytree(tiny_model, folder / "model")
     records = demo.generate(300, seed=3)
     (folder / "records.json").write_text(json.dumps(records))
     demo.train_tokenizer(records).save_pretrained(folder / "tokenizer")
     return folder
 
 
-def small(storage: Path, **settings: object) -> list[str]:
+def small(storage: Path, **settings: str | int | Path) -> list[str]:
     """A run of a few steps on both hosts, whose data lie beside the client."""
     keys = {
         "run.storage": storage,
@@ -62,16 +64,14 @@ def wait_until_logged(run_dir: Path, step: int, timeout_s: float = 90) -> None:
 
 
 def test_a_run_ends_as_it_does_on_one_machine(hosts: Hosts, here: Path) -> None:
-    """Records and code travel; each host has room for one of the two workers."""
-    there = hosts.raysft(
-        "train", "gpt2-tiny-cpu", "--name", "x", "--json", "--ship-code", *ON,
-        *small(here / "there"), cwd=here,
-    )  # fmt: skip
+    """Records, model and code travel; each host has room for one of the two workers."""
+    model = {"model__init": "pretrained", "model__path": "model", "model__tokenizer": "none"}
+    train = ("train", "gpt2-tiny-cpu", "--name", "x", "--json")
+    options = small(here / "there", **model, batch__seq_len=128)
+    there = hosts.raysft(*train, "--ship-code", *ON, *options, cwd=here)
     assert there.code == 0, there.stderr
-    assert "shipped        tokenizer, records.json" in there.stderr
-    local = run_raysft(
-        "train", "gpt2-tiny-cpu", "--name", "x", "--json", *small(here / "here"), cwd=here
-    )
+    assert "shipped        model, records.json" in there.stderr
+    local = run_raysft(*train, *small(here / "here", **model, batch__seq_len=128), cwd=here)
     assert there.summary["status"] == local.summary["status"] == "done"
     assert there.summary.keys() == local.summary.keys()
     assert losses(here / "there/x") == pytest.approx(losses(here / "here/x"), rel=1e-6)
