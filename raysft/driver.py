@@ -93,6 +93,7 @@ def fit(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if EMBEDDED:  # nobody takes this machine away
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    run_dir.mkdir(parents=True, exist_ok=True)  # by which workers know that they share it
     mailbox = open_mailbox()
     job = WorkerJob(
         config=config,

@@ -61,7 +61,10 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         waited_s = now - self.waiting_since
         if workers is None or workers < (most if waited_s < GRACE_S else fewest):
             if waited_s > PATIENCE_S:
-                raise RunError(f"no room for {fewest} workers on any node in {PATIENCE_S:.0f} s")
+                raise RunError(
+                    f"no room for {fewest} workers on any node in {PATIENCE_S:.0f} s: go on with "
+                    "--resume when there is, or allow fewer by scaling.workers"
+                )
             if waited_s > GRACE_S and now - self.said_at > SAY_EVERY_S:
                 self.said_at = now
                 self.tell(f"waiting for nodes: there is no room for {fewest} workers now")

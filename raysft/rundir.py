@@ -44,6 +44,15 @@ def write_run(run_dir: Path, spec: Mapping[str, Any]) -> None:
         raise UserError(f"run.storage: {run_dir} cannot be written: {error.strerror}") from None
 
 
+def require_shared(run_dir: Path) -> None:
+    """Raises UserError where this node does not see the folder that the job has made."""
+    if not run_dir.is_dir():
+        raise UserError(
+            f"run.storage: there is no {run_dir} on {os.uname().nodename}: it must be on a file "
+            "system that all nodes share; `raysft doctor --address` checks that"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError when the file is missing or damaged."""
     try:

@@ -60,6 +60,7 @@ def train_worker(
     config, last = job.config.at(world_size), job.total_steps
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit({"event": "placed", "placement_group": ray.util.get_current_placement_group().id.hex()})
+    rundir.require_shared(job.run_dir)
     data = RankData(config, train, heldout, rank, world_size)
     engine = start_engine(config, job, emit)
     if config.log.profile_steps:

@@ -213,6 +213,20 @@ def test_what_cannot_be_submitted_is_told(hosts: Hosts, here: Path) -> None:
     check_one_message(hosts.raysft("attach", "nobody", *ON, cwd=here), "no run 'nobody'")
 
 
+def test_storage_that_is_not_shared_is_told_before_training(hosts: Hosts, here: Path) -> None:
+    storage = here / "apart"
+    storage.mkdir()
+    hosts.do("on", "node", "mount", "-t", "tmpfs", "tmpfs", str(storage))
+    try:
+        outcome = hosts.raysft(
+            "train", "gpt2-tiny-cpu", "--name", "x", *ON, *small(storage), cwd=here
+        )
+    finally:
+        hosts.do("on", "node", "umount", str(storage))
+    check_one_message(outcome, f"run.storage: there is no {storage}/x on node")
+    assert not list(storage.glob("x/metrics.jsonl"))
+
+
 def doctor(hosts: Hosts, here: Path) -> tuple[Outcome, dict[str, dict[str, str]]]:
     outcome = hosts.raysft(
         "doctor", *ON, "--json", "--set", f"run.storage={here / 'runs'}", cwd=here
