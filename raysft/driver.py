@@ -207,10 +207,13 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
     )
 
 
-# Callbacks of Ray Train that start a process of their own, which takes a second or more of CPU. The
-# first makes each worker import ray.data too; the second tidies up a cluster that outlives the job,
-# and sees nothing without the dashboard.
-NOT_NEEDED = {"DatasetsCallback"} | ({"PlacementGroupCleanerCallback"} if EMBEDDED else set())
+# Callbacks of Ray Train. The first leads workers away from the folder that relative paths start at.
+# The others start a process of their own, which takes a second or more of CPU: the second makes
+# each worker import ray.data too; the third tidies up a cluster that outlives the job, and sees
+# nothing without the dashboard.
+NOT_NEEDED = {"WorkingDirectorySetupCallback", "DatasetsCallback"} | (
+    {"PlacementGroupCleanerCallback"} if EMBEDDED else set()
+)
 
 
 class TellsController(ControllerCallback):  # type: ignore[misc]
