@@ -96,7 +96,7 @@ def start_ray(config: Config) -> None:
     if EMBEDDED:
         os.environ.update(worker_environment(config))
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        if not any(name.startswith("RAY_AUTH") for name in os.environ):
+        if not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
             # Ray wants a token, and would write one for others to read into the home folder.
             os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         options |= {
