@@ -48,9 +48,16 @@ def examine(
         show(asdict(Check("dashboard", "fail", message, advice)))
         raise typer.Exit(1) from None
     show(asdict(Check("dashboard", "pass", f"answers at {address}")))
-    show(asdict(check_token(address)))
+    token = check_token(address)
+    show(asdict(token))
     job_id = remote.submit(client, spec, config, ship_code=ship_code)
-    watch(client, job_id, address, as_json=as_json)
+    try:
+        watch(client, job_id, address, as_json=as_json)
+    except typer.Exit as end:
+        if end.exit_code == 0 and token.status == "fail":
+            console.error("not ready: the cluster asks for no token")
+            raise typer.Exit(1) from None
+        raise
 
 
 def check_token(address: str) -> Check:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from raysft.data import demo
 from tests.conftest import Outcome, run_raysft
-from tests.ray.hosts import NODE, STATE, URL, Hosts, two_hosts
+from tests.ray.hosts import NODE, STATE, URL, Hosts, environment, two_hosts
 from tests.ray.test_readme import commands
 
 ON = ("--address", URL)
@@ -325,3 +326,26 @@ def test_the_doctor_finds_that_there_is_no_token(hosts: Hosts, tmp_path: Path) -
     assert outcome.code == 1
     assert "fail  dashboard" in outcome.stderr
     assert "wants a token, and there is none here" in outcome.stderr
+
+
+@pytest.mark.usefixtures("hosts")
+def test_the_doctor_finds_a_cluster_that_asks_for_none(tmp_path: Path) -> None:
+    """A cluster of one node in namespaces of its own."""
+    url = "http://127.0.0.1:8265"
+    script = (
+        "mkdir -p /tmp/ray && mount -t tmpfs tmpfs /tmp/ray && ip link set lo up && "
+        "ray start --head --node-ip-address=127.0.0.1 --dashboard-host=127.0.0.1 --num-cpus=2 "
+        f"--disable-usage-stats && sleep 3 && raysft doctor --address {url}"
+    )
+    spaces = ("--net", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc")
+    done = subprocess.run(
+        ["unshare", *spaces, "bash", "-c", script],
+        cwd=tmp_path,
+        env=environment() | {"RAY_AUTH_MODE": "disabled"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "fail  token" in done.stderr
+    assert "whoever reaches the dashboard can run code" in done.stderr
+    assert done.returncode == 1
