@@ -21,8 +21,9 @@ def check_storage(there: list[Member], storage: Path | None) -> Check:
         )
     folder, first = str(storage / f".raysft-doctor-{uuid4().hex[:8]}"), there[0]
     written = answers({m.address: m.ask("write", folder, m.address) for m in there})
-    unwritable = [a for a, digest in written.items() if not isinstance(digest, str)]
+    unwritable = [m.address for m in there if not isinstance(written.get(m.address), str)]
     if unwritable:
+        answers({m.address: m.ask("clean", folder) for m in there})
         return Check(
             "storage", "fail", f"{storage} cannot be written on {', '.join(unwritable)}",
             "mount it there, writable by the user that Ray runs as",
@@ -77,11 +78,13 @@ def check_ports(there: list[Member]) -> Check:
         )
         for one in there
         for other in there
-        if one is not other
+        if one is not other and isinstance(listening.get(other.address), int)
     }
-    found = answers(asked)
+    found = {way: closed for way, closed in answers(asked).items() if isinstance(closed, list)}
     wrong = [f"{way}: {', '.join(ports)}" for way, ports in found.items() if ports]
     wrong += [f"{way}: no answer" for way in asked if way not in found]
+    silent = [m.address for m in there if not isinstance(listening.get(m.address), int)]
+    wrong += [f"everywhere to {address}: it did not answer" for address in silent]
     if wrong:
         return Check("ports", "fail", f"closed from {'; '.join(wrong)}", OPEN)
     return Check("ports", "pass", "open from every node to every other")
