@@ -23,16 +23,16 @@ def peak_gib(kind: str, length: int) -> float:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from raysft.data.batch import make_batch
-    from raysft.train import products
+    from raysft.model import cpu_bf16
+    from raysft.model.load import fuse_gelu
     from raysft.train.loss import supervised_nll
-    from raysft.train.model import fuse_gelu
 
-    products.choose("auto")
+    cpu_bf16.choose("auto")
     torch.set_num_threads(2)
     config = GPT2Config(attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)
     model = GPT2LMHeadModel(config).bfloat16().train()
     fuse_gelu(model)
-    products.widen_linears(model)
+    cpu_bf16.widen_linears(model)
     for parameter in model.parameters():  # so that gradients are there in every case
         parameter.grad = torch.zeros_like(parameter)
     ids = np.random.default_rng(0).integers(0, 50257, (1, length))

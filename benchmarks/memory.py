@@ -11,10 +11,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from raysft.bench.seq_len import Case, case_config
 from raysft.config.schema import Config
 from raysft.estimate.memory import memory_gib
 from raysft.estimate.shape import dims_of
+from raysft.studies.seq_len.run import Case, case_config
 
 COMMON = [
     "model.shape={n_layer=12,n_embd=768,n_head=12,vocab_size=50257}",

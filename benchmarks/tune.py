@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from raysft.tune.trials import Trial, best_of, read_results
+from raysft.studies.tune.trials import Trial, best_of, read_results
 
 SPACE = [
     "tune.space.optim.lr={loguniform=[1e-4,1.0]}",

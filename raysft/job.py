@@ -16,14 +16,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from raysft import __version__, rundir
-from raysft.cluster import shut_down_ray
+from raysft import __version__
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.events import Emit, Event, jsonl_writer, tensorboard_writer, without
-from raysft.processes import adopt_orphans, end_children
-from raysft.resume import admit, resumable
-from raysft.verbs import VERBS
+from raysft.runs import rundir
+from raysft.runs.events import Emit, Event, jsonl_writer, tensorboard_writer, without
+from raysft.runs.processes import adopt_orphans, end_children
+from raysft.runtime.connect import shut_down_ray
+from raysft.verbs.registry import VERBS
+from raysft.verbs.resume import admit, resumable
 
 
 def main(run_json: str) -> int:
@@ -112,7 +113,7 @@ def explain(error: BaseException) -> tuple[int, str, str]:
     if isinstance(error, KeyboardInterrupt | BrokenPipeError):
         return INTERRUPTED, "interrupted", "interrupted"
     if isinstance(error, OSError):
-        from raysft.failures import disk_full, is_disk_full
+        from raysft.runtime.failure_policy import disk_full, is_disk_full
 
         if is_disk_full(error):
             return 1, "failed", str(disk_full(error))

@@ -14,7 +14,7 @@ from torch import Tensor
 from raysft.config.schema import Config
 from raysft.data.batch import Batch, packed_batches, padded_batches
 from raysft.data.dataset import Indices, TokenDataset, epoch_length, epoch_order, global_batch
-from raysft.profile import phase
+from raysft.train.profile import phase
 
 
 class StepData(NamedTuple):

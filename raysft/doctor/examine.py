@@ -7,7 +7,6 @@ from typing import Any
 
 import ray
 
-from raysft.cluster import EMBEDDED, shut_down_ray, start_ray
 from raysft.config.schema import DEMO, Config
 from raysft.doctor.check import Check
 from raysft.doctor.links import check_network, check_storage
@@ -19,7 +18,8 @@ from raysft.doctor.machines import (
     check_versions,
 )
 from raysft.doctor.members import answers, members
-from raysft.events import Emit
+from raysft.runs.events import Emit
+from raysft.runtime.connect import EMBEDDED, shut_down_ray, start_ray
 
 
 def examine(config: Config, emit: Emit, *, prove: bool) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def proof(config: Config, storage: Path | None, nodes: int, emit: Emit) -> Itera
 
 def room_for(config: Config) -> int:
     """Workers that the nodes hold now."""
-    from raysft.elastic import free_places
+    from raysft.runtime.scaling_policy import free_places
 
     needs = {"CPU": config.scaling.cpus_per_worker, "GPU": config.scaling.gpus_per_worker}
     return free_places({kind: need for kind, need in needs.items() if need}) or 1

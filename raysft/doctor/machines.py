@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raysft.config.resources import require_resources
 from raysft.config.schema import Config
 from raysft.doctor.check import OPEN, Check
 from raysft.doctor.members import ANSWERS_WITHIN_S, Member
 from raysft.errors import UserError
+from raysft.runtime.resources import require_resources
 
 GIB, MIB = 2**30, 2**20
 # Below these a run of GPT-2 Large has no room for a batch, or for a checkpoint.

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from raysft import stamp
+from raysft.runs import provenance
 
 CONNECTS_WITHIN_S = 3.0
 GROUP_WITHIN_S = 30.0
@@ -31,14 +31,14 @@ class Node:
         import psutil
         import ray
 
-        from raysft.network import interface_of
+        from raysft.runtime.network import interface_of
 
         address = ray.util.get_node_ip_address()
         shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
         return {
             "host": socket.gethostname(),
             "interface": interface_of(address),
-            "observed": stamp.observed(),
+            "observed": provenance.observed(),
             "gpus": gpu_names(),
             "memory_free": psutil.virtual_memory().available,
             "shm": shm.total if shm else 0,
@@ -95,7 +95,7 @@ class Node:
         import torch
         import torch.distributed as dist
 
-        from raysft.network import name_interface
+        from raysft.runtime.network import name_interface
 
         name_interface()
         device = "cuda" if backend == "nccl" else "cpu"

@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from raysft import rundir
 from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
 from raysft.data import demo
@@ -21,9 +20,10 @@ from raysft.doctor import plain
 from raysft.doctor.check import Check
 from raysft.doctor.compare import TOLERANCE, agreement, beyond, relative, short
 from raysft.doctor.plain import Curve
-from raysft.driver import fit
-from raysft.events import Event
-from raysft.train.model import load_model_config, load_template
+from raysft.model.load import load_model_config, load_template
+from raysft.runs import rundir
+from raysft.runs.events import Event
+from raysft.runtime.fit import fit
 
 STEPS, SAVED_AT = 6, 3
 RECORDS_PER_WORKER = 8  # of one step

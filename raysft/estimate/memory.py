@@ -6,8 +6,8 @@ parameters, W workers, b bytes a weight.
 
 from dataclasses import dataclass
 
+from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
-from raysft.config.zero import deepspeed_config
 from raysft.estimate.shape import Dims, parameters
 
 GIB = 2**30

@@ -9,7 +9,7 @@ from raysft.errors import UserError
 from raysft.estimate.devices import DATASHEET
 from raysft.estimate.memory import GIB, Layout, activations, layout_of, memory_bytes
 from raysft.estimate.shape import Dims, dims_of, flops, parameters
-from raysft.estimate.time import Hardware, StepTime, scaling, step_time, traffic_bytes
+from raysft.estimate.step_time import Hardware, StepTime, scaling, step_time, traffic_bytes
 
 # Stage, optimizer offloaded, parameters offloaded.
 CHOICES = [(0, False, False), (1, False, False), (2, False, False), (3, False, False)]

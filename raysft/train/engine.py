@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
-from raysft.config.zero import deepspeed_config
 from raysft.errors import UserError
 
 

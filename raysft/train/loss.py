@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysft.data.batch import Batch
-from raysft.train.products import widen
+from raysft.model.cpu_bf16 import widen
 
 BLOCK_BYTES = 64 << 20  # of fp32 logits; measured on a CPU: with half of it 8 % more time
 WIDENED_ROWS = 8192  # of the head's weight at once, where it is widened

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from raysft.errors import NotFinite
-from raysft.events import Event
+from raysft.runs.events import Event
 from raysft.train.perf import peak_memory_gib, percentile
 from raysft.train.step import StepResult
 

@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from raysft.data.batch import Batch
-from raysft.profile import phase
 from raysft.train.loss import supervised_nll, token_nll
+from raysft.train.profile import phase
 from raysft.train.spikes import is_spike, skip_beyond
 
 

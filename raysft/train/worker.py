@@ -13,27 +13,28 @@ import ray.train.torch
 import torch
 import torch.distributed as dist
 
-from raysft import rundir, stamp
-from raysft.channel import Wish, post
+from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
-from raysft.config.zero import deepspeed_config
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
 from raysft.errors import NotFinite
 from raysft.estimate.shape import dims_of_gpt2
-from raysft.events import Emit, Event
-from raysft.profile import Profile, phase, watch_communication
-from raysft.train import checkpoint, spikes
+from raysft.model.cpu_bf16 import choose as choose_products
+from raysft.model.load import DTYPES, load_model
+from raysft.runs import provenance, rundir
+from raysft.runs.events import Emit, Event
+from raysft.train import spikes
+from raysft.train.checkpoint import restore
+from raysft.train.checkpoint.save import Saver
 from raysft.train.engine import check_precision, make_engine
+from raysft.train.hardware_peak import measure_peak
+from raysft.train.mailbox import Wish, post
 from raysft.train.metrics import Progress, Window, due
-from raysft.train.model import DTYPES, load_model
-from raysft.train.peak import measure_peak
 from raysft.train.perf import StepClock, held_memory_gib, keep_freed_memory, memory_kind
-from raysft.train.products import choose as choose_products
-from raysft.train.saver import Saver
+from raysft.train.profile import Profile, phase, watch_communication
+from raysft.train.request import WishFlag
 from raysft.train.schedule import rate_at
 from raysft.train.step import StepResult, evaluate, train_step
-from raysft.train.wish import WishFlag
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def train_worker(
     engine = start_engine(config, job, emit)
     if config.log.profile_steps:
         watch_communication()
-    progress = checkpoint.restore(engine, job.run_dir, job.start_from, emit) or Progress()
+    progress = restore.restore(engine, job.run_dir, job.start_from, emit) or Progress()
     window, clock = Window(), StepClock()
     saver = Saver(engine, job.tokenizer, job.run_dir, emit)
     emit({"event": "started", "step": progress.step})
@@ -124,7 +125,7 @@ def train_worker(
     totals |= utilisation(config, engine, clock)
     if job.exports:
         folder = job.run_dir / rundir.MODEL
-        totals["export_logit_difference"] = checkpoint.export(
+        totals["export_logit_difference"] = restore.export(
             engine, job.tokenizer, folder, data.probe
         )
     return totals
@@ -191,7 +192,7 @@ def start_engine(config: Config, job: WorkerJob, emit: Emit) -> Any:
             "products": products,
             "memory_kind": memory_kind(engine.device),
             "memory_gib": held,
-            "observed": stamp.observed(),
+            "observed": provenance.observed(),
         }
     )
     return engine

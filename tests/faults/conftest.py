@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from raysft import rundir
+from raysft.runs import rundir
 from tests.ray.hosts import SCRIPT, URL, environment
 
 STEPS = 60
@@ -140,7 +140,7 @@ class Fault:
     ended: str = "lost"  # healed by itself; went on with --resume; a clear error
     difference: float | None = None  # of the curve to the undisturbed run's
     noticed_s: float | None = None  # from the fault to the run's word about it
-    recovery: dict[str, Any] = field(default_factory=dict)  # see raysft.recovery
+    recovery: dict[str, Any] = field(default_factory=dict)  # see raysft.runtime.restarts
 
 
 LEDGER = pytest.StashKey[list[Fault]]()

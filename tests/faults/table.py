@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING
 
-from raysft import stamp
+from raysft.runs import provenance
 
 if TYPE_CHECKING:
     from tests.faults.conftest import Fault
@@ -14,7 +14,7 @@ ENDS = ("healed by itself", "went on with --resume", "a clear error", "lost")
 
 
 def report(faults: Sequence["Fault"]) -> str:
-    observed = stamp.observed()
+    observed = provenance.observed()
     versions = ", ".join(f"{name} {version}" for name, version in observed["versions"].items())
     lines = [
         "# Injected faults",

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from raysft import rundir
-from raysft.train.integrity import damage
+from raysft.runs import rundir
+from raysft.train.checkpoint.integrity import damage
 from tests.faults.conftest import STEPS, Fault, Run, difference, family, stop, wait_for
 from tests.faults.nodes import two_nodes
 

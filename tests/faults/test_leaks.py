@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raysft import rundir
+from raysft.runs import rundir
 from tests.faults.conftest import Run, family, stop, wait_for
 
 MARK = "RAYSFT_TEST_RUN"  # in the environment of a run, and so of all that it starts

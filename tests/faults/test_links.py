@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from raysft import rundir
-from raysft.train.integrity import damage
+from raysft.runs import rundir
+from raysft.train.checkpoint.integrity import damage
 from tests.faults.conftest import Run
 from tests.faults.test_faults import Enter, healed
 from tests.ray.hosts import Hosts, two_hosts

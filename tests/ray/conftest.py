@@ -12,9 +12,9 @@ import torch
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared, prepare
-from raysft.driver import RunResult, fit
-from raysft.events import Event
-from raysft.train.model import load_model_config, load_template
+from raysft.model.load import load_model_config, load_template
+from raysft.runs.events import Event
+from raysft.runtime.fit import RunResult, fit
 
 # As DeepSpeed asks: AMX or avx512_fp16.
 CPU_MULTIPLIES_FP16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()

@@ -12,7 +12,7 @@ from raysft.config.load import load_config
 from raysft.data import dataset
 from raysft.data.cache import TokenisedSet
 from raysft.data.dataset import TokenDataset, select, tokenised_set
-from raysft.train.model import load_template
+from raysft.model.load import load_template
 from tests.conftest import Outcome, run_raysft
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raysft.events import Event
+from raysft.runs.events import Event
 from tests.ray.conftest import CPU_MULTIPLIES_FP16, fit_in, steps_of, tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -72,8 +72,8 @@ def test_a_checkpoint_in_bf16_holds_the_model_that_is_exported(
     """With accumulation, for which stage 1 has files of a kind of its own."""
     from transformers import AutoModelForCausalLM
 
-    from raysft import rundir
-    from raysft.export import read_weights
+    from raysft.runs import rundir
+    from raysft.train.checkpoint.export import read_weights
 
     settings = (f"engine.zero_stage={stage}", "engine.precision=bf16", "scaling.workers=1")
     config = tiny_config(

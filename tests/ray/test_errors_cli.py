@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raysft import rundir
+from raysft.runs import rundir
 from tests.conftest import Outcome, run_raysft
 
 TRAIN = ("train", "gpt2-tiny-cpu", "--name", "run", "--set", "run.max_steps=2")

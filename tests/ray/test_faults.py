@@ -11,11 +11,11 @@ import ray
 import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
-from raysft import rundir
 from raysft.errors import NotFinite, RunError
-from raysft.events import Event
-from raysft.export import read_weights
-from raysft.train.integrity import damage
+from raysft.runs import rundir
+from raysft.runs.events import Event
+from raysft.train.checkpoint.export import read_weights
+from raysft.train.checkpoint.integrity import damage
 from tests.ray.conftest import fit_in, steps_of, tiny_config
 
 SETTINGS = (

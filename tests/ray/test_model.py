@@ -9,9 +9,9 @@ from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from transformers import AutoModelForCausalLM
 
-from raysft.cluster import worker_environment
-from raysft.config.zero import deepspeed_config
-from raysft.train.model import load_model, load_model_config, load_template
+from raysft.config.deepspeed import deepspeed_config
+from raysft.model.load import load_model, load_model_config, load_template
+from raysft.runtime.connect import worker_environment
 from tests.ray.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")

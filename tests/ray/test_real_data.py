@@ -13,7 +13,7 @@ from raysft.data.read import read_chunks
 from raysft.data.sources import sources
 from raysft.data.template import prompt_segments
 from raysft.data.tokenize import encode, encode_prompt
-from raysft.train.model import load_template
+from raysft.model.load import load_template
 from tests.conftest import run_raysft
 from tests.unit.test_template import OTHERS
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from raysft import rundir
 from raysft.data import demo
-from raysft.driver import RunResult
-from raysft.events import Event
+from raysft.runs import rundir
+from raysft.runs.events import Event
+from raysft.runtime.fit import RunResult
 from tests.ray.conftest import fit_in, steps_of, tiny_config
 from tests.ray.test_faults import flip, numbers, shard
 from tests.ray.test_parity import reference

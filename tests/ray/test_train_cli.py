@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from raysft import rundir
 from raysft.data import demo
-from raysft.profile import PHASES
+from raysft.runs import rundir
+from raysft.train.profile import PHASES
 from tests.conftest import Outcome, run_raysft
 
 SUMMARY_FIELDS = {

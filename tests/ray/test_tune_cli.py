@@ -12,15 +12,15 @@ from typing import Any
 import psutil
 import pytest
 
-from raysft import rundir
 from raysft.config.load import load_config
 from raysft.data.dataset import prepare
 from raysft.errors import RunError
-from raysft.events import Event
-from raysft.train.model import load_template
-from raysft.tune import search
-from raysft.tune.trial import Study
-from raysft.tune.trials import Trial, read_results
+from raysft.model.load import load_template
+from raysft.runs import rundir
+from raysft.runs.events import Event
+from raysft.studies.tune import search
+from raysft.studies.tune.trial import Study
+from raysft.studies.tune.trials import Trial, read_results
 from tests.conftest import run_raysft
 from tests.ray.test_errors_cli import check, wait_for, workers_of
 

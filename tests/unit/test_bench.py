@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysft.bench.compare import compare
-from raysft.bench.numbers import percentile
-from raysft.bench.report import markdown, read_results, rows_of, verdict, write_report
-from raysft.bench.seq_len import Case, case_config, cases, joined, longest
-from raysft.bench.seq_len import rows_of as dataset_of
+from raysft.cli.console import stdout
 from raysft.config.load import load_config
-from raysft.console import stdout
 from raysft.errors import UserError
+from raysft.studies.numbers import percentile
+from raysft.studies.seq_len.compare import compare
+from raysft.studies.seq_len.report import markdown, read_results, rows_of, verdict, write_report
+from raysft.studies.seq_len.run import Case, case_config, cases, joined, longest
+from raysft.studies.seq_len.run import rows_of as dataset_of
 
 
 def test_both_tables_share_their_longest_case() -> None:

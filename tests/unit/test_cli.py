@@ -13,7 +13,7 @@ HEAVY = ("torch", "ray", "transformers", "deepspeed", "numpy", "pydantic")
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys\n"
-        "from raysft.cli import app\n"
+        "from raysft.cli.app import app\n"
         "try: app(['--help'])\n"
         "except SystemExit as end: assert not end.code\n"
         f"print('loaded:', [m for m in {HEAVY} if m in sys.modules])"

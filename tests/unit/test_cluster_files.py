@@ -24,9 +24,9 @@ import typer.main
 import yaml
 
 from raysft import __version__
-from raysft.cli import app
+from raysft.carriers.local import entrypoint
+from raysft.cli.app import app
 from raysft.config.load import load_config
-from raysft.submit import entrypoint
 from tests.unit.kuberay_schema import SCHEMAS
 
 ROOT = Path(__file__).parents[2]

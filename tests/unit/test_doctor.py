@@ -16,7 +16,7 @@ from raysft.doctor.machines import (
 )
 from raysft.doctor.members import Member
 from raysft.doctor.node import where_is
-from raysft.network import interface_of
+from raysft.runtime.network import interface_of
 
 CPU, GPU = load_config("gpt2-tiny-cpu"), load_config("gpt2-tiny-cpu", ["scaling.gpus_per_worker=1"])
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
+from raysft.config.deepspeed import deepspeed_config
 from raysft.config.load import load_config
-from raysft.config.zero import deepspeed_config
 from raysft.train.engine import make_optimizer
 
 

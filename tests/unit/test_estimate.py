@@ -20,7 +20,7 @@ from raysft.estimate.devices import device_of
 from raysft.estimate.memory import LOGIT_BLOCK_BYTES, Layout, layout_of, memory_bytes, model_states
 from raysft.estimate.report import at, estimate, largest_micro_batch, total_gib
 from raysft.estimate.shape import Dims, dims_of, flops, parameters, tokens_known
-from raysft.estimate.time import Hardware, scaling, step_time, traffic_bytes
+from raysft.estimate.step_time import Hardware, scaling, step_time, traffic_bytes
 from raysft.train import loss
 
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -195,7 +195,7 @@ def test_memory_falls_with_workers_and_model_states_with_the_stage(layout: Layou
 def test_the_command_needs_neither_torch_nor_ray() -> None:
     code = """
 import sys
-from raysft.cli import app
+from raysft.cli.app import app
 app(["estimate", "gpt2-xl", "--device", "a100", "--json"], standalone_mode=False)
 heavy = {"torch", "ray", "transformers", "deepspeed"} & {*sys.modules}
 assert not heavy, heavy

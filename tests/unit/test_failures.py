@@ -14,7 +14,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
-from raysft.failures import HealingPolicy, explain_failure
+from raysft.runtime.failure_policy import HealingPolicy, explain_failure
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
 

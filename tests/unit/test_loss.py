@@ -8,7 +8,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from raysft.data.batch import Batch, make_batch
-from raysft.train import loss, products
+from raysft.model import cpu_bf16
+from raysft.train import loss
 from raysft.train.loss import supervised_nll, token_nll
 
 
@@ -103,7 +104,7 @@ def test_blocks_change_neither_loss_nor_gradients(
     monkeypatch.setattr(loss, "WIDENED_ROWS", 16)
     dtype, tolerance = torch.float32, 1e-5
     if widened:
-        monkeypatch.setattr(products, "_widened", True)
+        monkeypatch.setattr(cpu_bf16, "_widened", True)
         dtype, tolerance = torch.bfloat16, 2e-2
     shapes = [(7, 16), (50, 16), *([(50,)] if bias else [])]
     inputs = [

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
 from raysft.data.batch import Batch, pack, pad
 from raysft.data.dataset import TokenDataset
 from raysft.data.pack import pack_for_ranks, packed_bins
-from raysft.train.attention import PACKED, register
+from raysft.model.attention import PACKED, register
 from raysft.train.loss import supervised_nll, token_nll
 
 VOCABULARY = 61

@@ -25,7 +25,6 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from raysft import generate, rundir
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.data import cache
@@ -33,9 +32,11 @@ from raysft.data.dataset import Prepared, prepare
 from raysft.data.sources import SUFFIXES
 from raysft.data.template import install_template
 from raysft.errors import RunError, UserError
-from raysft.export import read_weights
-from raysft.train import checkpoint
-from raysft.train.model import load_model, load_model_config, load_template
+from raysft.model import generate
+from raysft.model.load import load_model, load_model_config, load_template
+from raysft.runs import rundir
+from raysft.train.checkpoint import restore
+from raysft.train.checkpoint.export import read_weights
 from tests.unit import test_hub
 
 # Of PyTorch's, about what is refused in the end.
@@ -413,14 +414,14 @@ def restored(folder: Path) -> Any:
     """What every restoration begins with, whatever stage and workers have saved it. It needs no
     engine to refuse.
     """
-    return checkpoint.load(None, folder)
+    return restore.load(None, folder)
 
 
 @pytest.fixture(params=["checkpoint", "a link to one"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Of a checkpoint with no weights yet."""
     path = tmp_path / "checkpoint_a"
-    (path / checkpoint.TAG).mkdir(parents=True)
+    (path / restore.TAG).mkdir(parents=True)
     (path / "manifest_0.json").write_text('{"world_size": 1, "zero_stage": 3, "files": {}}')
     if request.param == "checkpoint":
         return path
@@ -434,8 +435,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        f"{checkpoint.TAG}/mp_rank_00_model_states.pt",
-        f"{checkpoint.TAG}/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        f"{restore.TAG}/mp_rank_00_model_states.pt",
+        f"{restore.TAG}/zero_pp_rank_0_mp_rank_00_optim_states.pt",
         "rng_0.pt",
     ],
 )
@@ -454,9 +455,9 @@ def test_a_checkpoint_that_is_elsewhere_is_not_loaded(
 ) -> None:
     """What a link leads to is read by DeepSpeed, and was not looked at."""
     elsewhere = tmp_path / "elsewhere"
-    shutil.move(folder / checkpoint.TAG, elsewhere)
-    (folder / checkpoint.TAG).symlink_to(elsewhere)
-    weights = folder / checkpoint.TAG / "mp_rank_00_model_states.pt"
+    shutil.move(folder / restore.TAG, elsewhere)
+    (folder / restore.TAG).symlink_to(elsewhere)
+    weights = folder / restore.TAG / "mp_rank_00_model_states.pt"
     weights.write_bytes(saved(marker, "as today"))
     works(marker, lambda: torch_load(weights))
     with pytest.raises(RunError, match=r"is a link to another folder"):

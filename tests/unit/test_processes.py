@@ -13,7 +13,7 @@ time.sleep(300)
 """
 KEEPER = f"""
 import os, subprocess, sys
-from raysft.processes import adopt_orphans, end_children
+from raysft.runs.processes import adopt_orphans, end_children
 adopt_orphans()
 parent = subprocess.Popen([sys.executable, "-c", {PARENT!r}], stdout=subprocess.PIPE, text=True)
 child = int(parent.stdout.readline())

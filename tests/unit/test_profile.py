@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from raysft import profile as module
-from raysft.profile import Profile, phase, timed
+from raysft.train import profile as module
+from raysft.train.profile import Profile, phase, timed
 
 
 def test_phases_are_exclusive_and_sum_to_all(

@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from raysft import rundir
 from raysft.config.load import load_config
-from raysft.config.resources import require_resources
-from raysft.driver import total_steps
 from raysft.errors import UserError
 from raysft.estimate.shape import Dims
-from raysft.events import jsonl_writer
-from raysft.resume import check_resume, flat
+from raysft.runs import rundir
+from raysft.runs.events import jsonl_writer
+from raysft.runtime.fit import total_steps
+from raysft.runtime.resources import require_resources
 from raysft.train.metrics import due
 from raysft.train.perf import StepClock, percentile
+from raysft.verbs.resume import check_resume, flat
 
 
 def test_status_of_a_run(tmp_path: Path) -> None:

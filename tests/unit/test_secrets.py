@@ -8,7 +8,7 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.errors import UserError
-from raysft.stamp import submission
+from raysft.runs.provenance import submission
 from tests.conftest import run_raysft
 
 SECRETS = {

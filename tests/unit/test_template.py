@@ -10,13 +10,7 @@ from hypothesis import strategies as st
 
 from raysft.data import demo
 from raysft.data.formats import Conversation, Message, RecordError
-from raysft.data.template import (
-    BUILT_IN,
-    Template,
-    install_template,
-    prompt_segments,
-    to_segments,
-)
+from raysft.data.template import BUILT_IN, Template, install_template, prompt_segments, to_segments
 from raysft.data.tokenize import encode, encode_prompt
 from raysft.errors import UserError
 

@@ -11,13 +11,20 @@ import pytest
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
-from raysft.plan import equations
-from raysft.tune.report import best_toml, write_report
-from raysft.tune.schedulers import scheduler
-from raysft.tune.search import concurrency
-from raysft.tune.settings import check_search, grid, num_trials, random_draws, trial_config
-from raysft.tune.stability import has_diverged, stability
-from raysft.tune.trials import Trial, best_of, ranked, read_before, read_results, write_results
+from raysft.studies.tune.report import best_toml, write_report
+from raysft.studies.tune.schedulers import scheduler
+from raysft.studies.tune.search import concurrency
+from raysft.studies.tune.settings import check_search, grid, num_trials, random_draws, trial_config
+from raysft.studies.tune.stability import has_diverged, stability
+from raysft.studies.tune.trials import (
+    Trial,
+    best_of,
+    ranked,
+    read_before,
+    read_results,
+    write_results,
+)
+from raysft.verbs.plan import equations
 
 PRESET = "tune-stability"
 LR_ONLY = (
@@ -122,7 +129,7 @@ def test_a_grid_is_every_combination_once() -> None:
 
 
 def test_tpe_comes_closer_than_chance_and_learns_from_divergence() -> None:
-    from raysft.tune.tpe import make_tpe
+    from raysft.studies.tune.tpe import make_tpe
 
     config = load_config(PRESET, [*LR_ONLY, "tune.num_trials=40", "tune.sampler=tpe"])
     search = make_tpe(config, [{"optim.lr": 0.025}])
@@ -143,7 +150,7 @@ def test_tpe_comes_closer_than_chance_and_learns_from_divergence() -> None:
 
 
 def test_a_resumed_tpe_search_draws_nothing_twice() -> None:
-    from raysft.tune.tpe import make_tpe
+    from raysft.studies.tune.tpe import make_tpe
 
     config = load_config(PRESET, ["tune.sampler=tpe"])
 

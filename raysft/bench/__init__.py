@@ -1,1 +1,0 @@
-"""Studies that run the real training step in several settings and tell what they cost."""

@@ -1,0 +1,64 @@
+"""Greedy answers from a trained Hugging Face folder."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from raysft.data.formats import Message
+from raysft.data.template import Template, install_template, prompt_segments
+from raysft.data.tokenize import encode_prompt
+
+BATCH_SIZE = 32
+
+
+def prompt_ids(instruction: str, template: Template) -> list[int]:
+    """Token ids [T] of one instruction, as in training."""
+    segments = prompt_segments([Message("user", instruction)], template)
+    return encode_prompt(template, segments)
+
+
+def answer(
+    model: Any, template: Template, prompts: Sequence[list[int]], max_new_tokens: int
+) -> list[str]:
+    """One greedy answer for each prompt's token ids, without the end token."""
+    import torch
+
+    tokenizer = template.tokenizer
+    # The end token of training, which need not be the one in the base model's settings.
+    ends = template.stop_ids
+    positions = getattr(model.config, "max_position_embeddings", None) or 10**9
+    answers: list[str] = []
+    for begin in range(0, len(prompts), BATCH_SIZE):
+        chunk = prompts[begin : begin + BATCH_SIZE]
+        longest = max(map(len, chunk))
+        input_ids = torch.zeros(len(chunk), longest, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(chunk):  # on the right, so that all answers start together
+            input_ids[row, longest - len(ids) :] = torch.tensor(ids)
+            attention_mask[row, longest - len(ids) :] = 1
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            max_new_tokens=max(1, min(max_new_tokens, positions - longest)),
+            do_sample=False,
+            eos_token_id=ends,
+            pad_token_id=ends[0],
+        )
+        answers += tokenizer.batch_decode(output[:, longest:], skip_special_tokens=True)
+    return answers
+
+
+def load(path: str) -> tuple[Any, Template]:
+    """Model and template of a folder or hub id. Raises UserError when they do not load.
+
+    The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    from raysft.model.load import load_from_hub_or_folder
+
+    logging.disable_progress_bar()
+    tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
+    template = install_template(tokenizer, "auto")
+    model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
+    return model.eval(), template

@@ -1,0 +1,167 @@
+"""Model and tokenizer from hub, folder or scratch, correct under ZeRO-3."""
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from raysft.config.schema import DEMO, Config
+from raysft.data.template import Template, install_template
+from raysft.errors import UserError
+from raysft.model.attention import PACKED, register
+from raysft.model.cpu_bf16 import widen_linears
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Dropout goes by these names in the configs of transformers' causal LMs.
+DROPOUT_KEYS = (
+    "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout",
+    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout",
+)  # fmt: skip
+
+
+def load_tokenizer(config: Config) -> Any:
+    """Raises UserError when it cannot be loaded."""
+    if config.model.tokenizer_path == DEMO:
+        from raysft.data import demo
+        from raysft.data.read import DEMO_RECORDS
+
+        return demo.train_tokenizer(demo.generate(DEMO_RECORDS, config.run.seed))
+    from transformers import AutoTokenizer
+
+    return load_from_hub_or_folder(AutoTokenizer, config.model.tokenizer_path, "model.tokenizer")
+
+
+def load_template(config: Config) -> Template:
+    """The tokenizer with its chat template. Raises UserError when they do not load or fit."""
+    return install_template(load_tokenizer(config), config.data.template)
+
+
+def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) -> Any:
+    """`loader.from_pretrained`, with every failure turned into a message about `key`.
+
+    Code that comes with a model is never run. Were it not said so, transformers would ask the
+    terminal whether to, and take any "y" that it reads there.
+    """
+    looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_like_folder and not Path(path).is_dir():
+        raise UserError(f"{key}: there is no folder {path}")
+    try:
+        return loader.from_pretrained(path, trust_remote_code=False, **options)
+    except UnpicklingError:  # PyTorch's words tell how to load it all the same
+        raise UserError(
+            f"{key}: {path} is not loaded: its weights are a pickle that holds more than tensors, "
+            "and could run code. Take a model with safetensors files"
+        ) from None
+    except (ImportError, SafetensorError) as error:
+        raise UserError(f"{key}: {path} does not load: {error}") from None
+    except (OSError, ValueError, KeyError) as error:
+        if "custom code" in str(error):
+            raise UserError(
+                f"{key}: {path} brings Python code of its own, which raysft does not run: take a "
+                "model of a type that transformers has"
+            ) from None
+        if Path(path).is_dir():
+            raise UserError(f"{key}: {path} does not load: {error}") from None
+        raise UserError(
+            f"{key}: {path!r} is no local folder, and the Hugging Face hub does not give it "
+            "(no connection, or no such name).\n"
+            "Two ways out: set it to a local folder that holds it, or train from scratch with "
+            'model.init = "scratch", a model.shape and a local model.tokenizer.'
+        ) from None
+
+
+def load_model_config(config: Config, template: Template) -> Any:
+    """The Hugging Face config of the model to train.
+
+    Raises UserError: not loadable, fewer positions than `batch.seq_len`, or fewer embeddings than
+    the tokenizer has tokens.
+    """
+    from transformers import AutoConfig, GPT2Config
+
+    model, tokenizer = config.model, template.tokenizer
+    if model.init == "scratch" and model.shape:
+        shape = model.shape.model_dump(exclude_none=True)
+        hf_config = GPT2Config(**{"vocab_size": len(tokenizer)} | shape)
+    else:
+        hf_config = load_from_hub_or_folder(AutoConfig, str(model.path), "model.path")
+        if model.init == "scratch":
+            hf_config.vocab_size = len(tokenizer)
+    positions = getattr(hf_config, "max_position_embeddings", None)
+    if positions is not None and config.batch.seq_len > positions:
+        raise UserError(
+            f"batch.seq_len {config.batch.seq_len} is past the {positions} positions of "
+            f"{model.path}: set batch.seq_len to {positions} or less"
+        )
+    if len(tokenizer) - template.num_added > hf_config.vocab_size:
+        raise UserError(
+            f"model.tokenizer {model.tokenizer_path} has {len(tokenizer)} tokens, but "
+            f"{model.path or 'model.shape'} has embeddings for {hf_config.vocab_size}: "
+            "take the model's own tokenizer"
+        )
+    hf_config.bos_token_id = tokenizer.bos_token_id
+    stop_ids = template.stop_ids
+    hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
+    hf_config.pad_token_id = tokenizer.pad_token_id
+    for key in DROPOUT_KEYS:
+        if isinstance(getattr(hf_config, key, None), float):
+            setattr(hf_config, key, model.dropout)
+    hf_config.architectures = None  # save_pretrained fills in the class that was trained
+    return hf_config
+
+
+def load_model(
+    config: Config, hf_config: Any, deepspeed_config: dict[str, Any], num_tokens: int
+) -> Any:
+    """The model, for ZeRO-3 straight into partitions: no rank ever holds all of it.
+
+    transformers looks for a living HfDeepSpeedConfig while it builds a model. Without one, ZeRO-3
+    would either load everything on every rank or initialise empty partitions.
+
+    `num_tokens`: the tokenizer's, which a template may have given tokens that the model lacks.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+
+    partitioned = config.engine.zero_stage == 3
+    alive = HfDeepSpeedConfig(deepspeed_config) if partitioned else None
+    torch.manual_seed(config.run.seed)
+    attention: str = config.model.attention
+    if config.batch.packing and attention == "sdpa":
+        register()
+        attention = PACKED
+    options = {
+        "attn_implementation": attention,
+        "dtype": DTYPES[config.engine.precision],
+    }
+    if config.model.init == "scratch":
+        model = AutoModelForCausalLM.from_config(hf_config, **options)
+    else:
+        model = load_from_hub_or_folder(
+            AutoModelForCausalLM, str(config.model.path), "model.path", config=hf_config, **options
+        )
+    if num_tokens > model.config.vocab_size:
+        model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    del alive
+    fuse_gelu(model)
+    widen_linears(model)
+    model.generation_config.eos_token_id = hf_config.eos_token_id
+    if config.model.activation_checkpointing:
+        # Re-entrant, because ZeRO-3 frees parameters between forward and recomputation, which the
+        # other kind takes for a change of the recomputed tensors.
+        model.gradient_checkpointing_enable({"use_reentrant": True})
+    return model.train()
+
+
+def fuse_gelu(model: nn.Module) -> None:
+    """GPT-2's activation as one kernel in place of eight: the same function, and what it keeps for
+    the backward pass is its input alone.
+    """
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))

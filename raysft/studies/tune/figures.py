@@ -1,0 +1,206 @@
+"""The figures of a search: loss curves, one scatter for each setting, parallel coordinates."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raysft.config.schema import Config
+from raysft.config.space import Domain
+from raysft.studies.tune.tables import headings, value_text
+from raysft.studies.tune.trials import Trial, best_of
+
+BEST, DONE, STOPPED, DIVERGED = "#d97706", "#1f5fa8", "#9ca3af", "#b91c1c"
+COLORS = {"done": DONE, "diverged": DIVERGED}  # what else there is: as STOPPED
+LABELS = {"done": "went to its end", "diverged": "diverged", "stopped": "stopped early"}
+
+
+def draw(folder: Path, header: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+    import matplotlib
+
+    matplotlib.use("agg")  # no screen is needed
+    from matplotlib.figure import Figure
+
+    space = Config.model_validate(header["config"], strict=False).tune.space
+    wide = Figure(figsize=(9, 4.8), layout="constrained")
+    draw_curves(wide.subplots(), trials)
+    wide.savefig(folder / "curves.png", dpi=130)
+    many = Figure(figsize=(4.2 * len(space), 3.8), layout="constrained")
+    axes = many.subplots(1, len(space), sharey=True, squeeze=False)[0]
+    for one, key, heading in zip(axes, space, headings(space), strict=True):
+        draw_setting(one, key, space[key], trials)
+        one.set_xlabel(heading.replace("_", " "))
+    axes[0].set_ylabel("last held-out loss")
+    legend(many, trials)
+    many.savefig(folder / "settings.png", dpi=130)
+    lines = Figure(figsize=(2.2 + 2.2 * len(space), 4.8), layout="constrained")
+    draw_parallel(lines, space, trials)
+    lines.savefig(folder / "parallel.png", dpi=130)
+
+
+def ceiling(trials: Sequence[Trial]) -> float:
+    """The top of the loss axis: what a model costs that is as good as untrained, and some room."""
+    return 1.25 * max((trial.curve[0][1] for trial in trials if trial.curve), default=1.0)
+
+
+def draw_curves(axes: Any, trials: Sequence[Trial]) -> None:
+    best, top = best_of(trials), ceiling(trials)
+    for trial in trials:
+        if not trial.curve:
+            continue
+        steps = [step for step, _ in trial.curve]
+        losses = [min(loss, top) for _, loss in trial.curve]
+        if trial.diverged_step is not None:  # the loss that ended it is not in its curve
+            steps, losses = [*steps, trial.diverged_step], [*losses, top]
+        color = COLORS.get(trial.status, STOPPED)
+        axes.plot(steps, losses, color=color, lw=1, alpha=0.6)
+        mark = "x" if trial.status == "diverged" else "."
+        axes.plot(steps[-1:], losses[-1:], mark, color=color, ms=6, clip_on=False, zorder=3)
+    if best is not None:
+        label = f"best: trial {best.number}, {best.eval_loss:.4f}"
+        axes.plot(*zip(*best.curve, strict=True), "-o", color=BEST, lw=2, ms=4, label=label)
+    for status, label in LABELS.items():
+        if any(trial.status == status for trial in trials):
+            axes.plot([], [], color=COLORS.get(status, STOPPED), label=label)
+    axes.set(
+        title=f"Held-out loss of {len(trials)} trials", xlabel="optimizer step",
+        ylabel="held-out loss, nats a token",
+    )  # fmt: skip
+    loss_axis(axes.yaxis, axes.set_yscale, trials)
+    axes.set_ylim(top=top)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+
+
+def loss_axis(axis: Any, set_scale: Any, trials: Sequence[Trial]) -> None:
+    """Logarithmic where losses span more than a factor of five, with plain numbers at its ticks."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
+    losses = [loss for trial in trials for _, loss in trial.curve if loss > 0]
+    if losses and max(losses) > 5 * min(losses):
+        set_scale("log")
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+
+
+def draw_setting(axes: Any, key: str, domain: Domain, trials: Sequence[Trial]) -> None:
+    best, top = best_of(trials), ceiling(trials)
+    for trial in trials:
+        loss = top if trial.status == "diverged" else trial.eval_loss
+        if loss is None:
+            continue
+        place = position(domain, trial.settings[key])
+        if trial is best:
+            axes.plot(place, loss, "*", color=BEST, ms=14, zorder=3)
+            continue
+        mark = "x" if trial.status == "diverged" else "o"
+        color = COLORS.get(trial.status, STOPPED)
+        axes.plot(place, min(loss, top), mark, color=color, ms=6, alpha=0.8, clip_on=False)
+    ticks = tick_values(domain)
+    axes.set_xticks([position(domain, value) for value in ticks])
+    axes.set_xticklabels([value_text(value) for value in ticks])
+    loss_axis(axes.yaxis, axes.set_yscale, trials)
+    axes.set_ylim(top=top)
+    axes.grid(alpha=0.3)
+
+
+def legend(figure: Any, trials: Sequence[Trial]) -> None:
+    from matplotlib.lines import Line2D
+
+    entries = [("*", BEST, "best")] if best_of(trials) else []
+    for status, label in LABELS.items():
+        if any(trial.status == status for trial in trials):
+            mark = "x" if status == "diverged" else "o"
+            word = "diverged, at the top" if status == "diverged" else label
+            entries.append((mark, COLORS.get(status, STOPPED), word))
+    figure.legend(
+        handles=[Line2D([], [], ls="", marker=m, color=c, label=label) for m, c, label in entries],
+        loc="outside upper center", ncols=len(entries), frameon=False,
+    )  # fmt: skip
+
+
+def draw_parallel(figure: Any, space: Mapping[str, Domain], trials: Sequence[Trial]) -> None:
+    """Every trial a line through its settings to its loss; good ones dark, the best in front."""
+    import matplotlib
+
+    axes = figure.subplots()
+    best = best_of(trials)
+    losses = {t.number: t.eval_loss for t in trials if t.eval_loss and t.status != "diverged"}
+    low, high = (min(losses.values()), max(losses.values())) if losses else (1.0, 1.0)
+    wide = high > 5 * low > 0
+
+    def scaled(loss: float) -> float:
+        a, b, x = (math.log(v) if wide else v for v in (low, high, loss))
+        return (x - a) / (b - a) if b > a else 0.0
+
+    colors = matplotlib.colormaps["viridis"]
+    for trial in trials:
+        if trial.number not in losses and trial.status != "diverged":
+            continue
+        heights = [unit(space[key], trial.settings[key]) for key in space]
+        if trial.status == "diverged":
+            axes.plot([*range(len(space))], heights, ":", color=DIVERGED, lw=1, alpha=0.7)
+            continue
+        loss = scaled(losses[trial.number])
+        style = {"color": BEST, "lw": 3, "zorder": 3} if trial is best else {
+            "color": colors(0.9 * loss), "lw": 1.2, "alpha": 0.8,
+        }  # fmt: skip
+        axes.plot([*range(len(space) + 1)], [*heights, loss], **style)
+    for place, key in enumerate(space):
+        axis_line(
+            axes, place, [(unit(space[key], v), value_text(v)) for v in tick_values(space[key])]
+        )
+    middle = math.sqrt(low * high) if wide else (low + high) / 2
+    axis_line(axes, len(space), [(scaled(v), f"{v:.3g}") for v in (low, middle, high)])
+    names = [heading.replace("_", " ") for heading in headings(space)]
+    axes.set_xticks([*range(len(space) + 1)], [*names, "held-out loss"])
+    axes.set(xlim=(-0.15, len(space) + 0.35), ylim=(-0.04, 1.04), yticks=[])
+    axes.spines[:].set_visible(False)
+    words = "orange: the best; dark to bright: low to high loss"
+    words += "; dotted red: diverged" if any(t.status == "diverged" for t in trials) else ""
+    axes.set_title(words, fontsize=10)
+
+
+def axis_line(axes: Any, place: int, ticks: Sequence[tuple[float, str]]) -> None:
+    axes.plot([place, place], [0, 1], color="black", lw=1, zorder=4)
+    for height, text in ticks:
+        axes.plot([place - 0.02, place + 0.02], [height, height], color="black", lw=1, zorder=4)
+        axes.text(
+            place + 0.04, height, text, va="center", fontsize=9, zorder=5,
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+        )  # fmt: skip
+
+
+def position(domain: Domain, value: Any) -> float:
+    """Where a value lies on its axis: its logarithm, itself, or its number in the list."""
+    match domain.kind:
+        case "loguniform":
+            return math.log10(value)
+        case "uniform" | "int":
+            return float(value)
+        case _:
+            return float(domain.values.index(value))
+
+
+def unit(domain: Domain, value: Any) -> float:
+    """The same from 0 to 1."""
+    ends = position(domain, domain.values[0]), position(domain, domain.values[-1])
+    low, high = min(ends), max(ends)
+    return (position(domain, value) - low) / (high - low) if high > low else 0.5
+
+
+def tick_values(domain: Domain) -> list[Any]:
+    low, high = domain.values[0], domain.values[-1]
+    match domain.kind:
+        case "loguniform":
+            powers = range(
+                math.ceil(math.log10(low) - 1e-9), math.floor(math.log10(high) + 1e-9) + 1
+            )
+            return [10.0**power for power in powers] if len(powers) > 1 else [low, high]
+        case "uniform":
+            return [low + (high - low) * part / 4 for part in range(5)]
+        case "int":
+            return sorted({round(low + (high - low) * part / 4) for part in range(5)})
+        case _:
+            return list(domain.values)

@@ -1,0 +1,179 @@
+"""What the job keeps of a search while it runs, from what Ray Tune tells of its trials."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ray import tune
+
+from raysft.errors import RunError
+from raysft.runs import rundir
+from raysft.runs.events import Emit, Event
+from raysft.studies.tune.report import write_report
+from raysft.studies.tune.stability import stability
+from raysft.studies.tune.trial import Study
+from raysft.studies.tune.trials import FINISHED, Trial, best_of, folder_of, ranked, write_results
+
+
+class Record:
+    """The trials as the job knows them. The only one that writes results.json."""
+
+    def __init__(self, study: Study, finished: Sequence[Trial], emit: Emit) -> None:
+        self.study, self.emit = study, emit
+        self.trials = {trial.number: trial for trial in finished}
+        self.lines: dict[int, list[Event]] = {}  # reports of trials that run
+        self.began: dict[int, float] = {}
+        self.said: dict[int, str] = {}  # the status in the last report
+        self.placements: dict[int, list[Any]] = {}
+        spec = rundir.read_json(study.run_dir / rundir.RUN)
+        self.header = {"study": "tune", "stamp": spec["stamp"], "config": spec["config"]}
+        for trial in finished:
+            self.tell(trial)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Ray Tune pickles its callbacks, for a way to resume that is not ours."""
+        return {}
+
+    def start(self, sample: Mapping[str, Any]) -> None:
+        number = sample["number"]
+        if number in self.study.replays:
+            return
+        settings = dict(sample["settings"])
+        self.began.setdefault(number, time.monotonic())
+        self.lines.setdefault(number, [])
+        trial = self.trials.setdefault(number, Trial(number, settings))
+        if trial.settings != settings:  # pbt has changed them
+            trial.changes.append((trial.step, settings))
+            trial.settings = settings
+        trial.status = "running"
+        self.save(trial)
+
+    def report(self, number: int, line: Event) -> None:
+        if number in self.study.replays:
+            return
+        if "placement" in line:
+            self.placements.setdefault(number, []).append(line["placement"])
+            return
+        trial = self.trials[number]
+        if line["status"] in ("diverged", "failed"):
+            trial.diverged_step, trial.error = line.get("diverged_step"), line.get("error")
+        else:
+            # A trial that starts again repeats its steps, or goes on from where another was.
+            step = line["step"]
+            self.lines[number] = [one for one in self.lines[number] if one["step"] < step]
+            trial.curve = [point for point in trial.curve if point[0] < step]
+            self.lines[number].append(line)
+            if "observed" in line:
+                self.header["observed"] = line["observed"]
+            trial.step, trial.total_steps = line["step"], line["total_steps"]
+            trial.num_restarts = line["num_restarts"]
+            trial.loss = line.get("loss", trial.loss)
+            if "eval_loss" in line:
+                trial.curve.append((line["step"], line["eval_loss"]))
+        self.said[number] = line["status"]
+        self.tell(trial)
+
+    def end(self, number: int, error: str | None = None) -> None:
+        if number in self.study.replays:
+            return
+        self.free(number)
+        trial = self.trials[number]
+        said = self.said.get(number, "running")
+        trial.status = "stopped" if said == "running" else said
+        if error:
+            trial.status, trial.error = "failed", error
+        trial.stability = stability(self.lines[number])
+        trial.wall_s = round(time.monotonic() - self.began[number], 2)
+        self.save(trial)
+        summary = {
+            "status": trial.status, "verb": "train", "run_dir": str(self.folder(number)),
+            "steps": trial.step, "wall_s": trial.wall_s, "num_restarts": trial.num_restarts,
+            "eval_loss_first": trial.curve[0][1] if trial.curve else None,
+            "eval_loss_last": trial.eval_loss, "error": trial.error, **trial.stability,
+        }  # fmt: skip
+        folder = self.folder(number)
+        shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)  # gigabytes a trial
+        if folder.is_dir():
+            rundir.write_json(folder / rundir.SUMMARY, summary)
+
+    def free(self, number: int) -> None:
+        """Its workers, which Ray frees by itself only where it has a dashboard."""
+        for placement in self.placements.pop(number, []):
+            placement.free()
+
+    def folder(self, number: int) -> Path:
+        return folder_of(self.study.run_dir, number)
+
+    def save(self, trial: Trial) -> None:
+        write_results(self.study.run_dir, self.header, self.trials.values())
+        self.tell(trial)
+
+    def tell(self, trial: Trial) -> None:
+        self.emit(
+            {
+                "event": "trial", "number": trial.number, "settings": trial.settings,
+                "status": trial.status, "step": trial.step, "total_steps": trial.total_steps,
+                "loss": trial.loss, "eval_loss": trial.eval_loss, "error": trial.error,
+                "diverged_step": trial.diverged_step,
+            }
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Write what there is, whether the search ended or was interrupted."""
+        for trial in self.trials.values():
+            if trial.status == "running":
+                trial.status = "interrupted"
+        write_results(self.study.run_dir, self.header, self.trials.values())
+        if any(trial.curve for trial in self.trials.values()):
+            write_report(self.study.run_dir, self.header, list(self.trials.values()))
+
+    def summary(self) -> Event:
+        """Raises RunError when no trial went to its end."""
+        counts = {
+            status: sum(trial.status == status for trial in self.trials.values())
+            for status in ("done", *FINISHED[1:], "failed")
+        }
+        best = best_of(self.trials.values())
+        if best is None:
+            told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+            error = next((trial.error for trial in self.trials.values() if trial.error), None)
+            advice = f": {error}" if error else ": lower the range of optim.lr in tune.space"
+            raise RunError(f"no trial went to its end ({told}){advice}")
+        rates = [trial.wall_s for trial in self.trials.values() if trial.wall_s]
+        return {
+            "trials": counts,
+            "steps": sum(trial.step for trial in self.trials.values()),
+            "best": best.number,
+            "best_settings": best.settings,
+            "eval_loss": best.eval_loss,
+            "ranking": [trial.number for trial in ranked(self.trials.values())],
+            "trial_wall_s": median(rates) if rates else None,
+        }
+
+
+def watcher(record: Record) -> Any:
+    """Ray Tune's view of the trials, handed on to `record`."""
+
+    class Watcher(tune.Callback):  # type: ignore[misc]
+        def on_trial_start(self, *, trial: Any, **_: Any) -> None:
+            record.start(trial.config["sample"])
+
+        def on_trial_result(self, *, trial: Any, result: Event, **_: Any) -> None:
+            record.report(trial.config["sample"]["number"], result)
+
+        def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
+            record.end(trial.config["sample"]["number"])
+
+        def on_step_end(self, *, trials: Any, **_: Any) -> None:
+            for trial in trials:
+                if trial.status in (trial.PAUSED, trial.PENDING):  # by pbt, or to begin again
+                    record.free(trial.config["sample"]["number"])
+
+        def on_trial_error(self, *, trial: Any, **_: Any) -> None:
+            lines = str(trial.get_error() or "the trial's process died").strip().splitlines()
+            record.end(trial.config["sample"]["number"], error=lines[-1])
+
+    return Watcher()

@@ -1,0 +1,104 @@
+"""The search: Ray Tune over trials that are training runs, and what the job keeps of them."""
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raysft.config.schema import Config
+from raysft.runs.events import Emit, Event
+from raysft.studies.tune.record import Record, watcher
+from raysft.studies.tune.schedulers import scheduler
+from raysft.studies.tune.settings import grid, num_trials, random_draws
+from raysft.studies.tune.trial import Study, run_trial
+from raysft.studies.tune.trials import Trial
+
+METRIC = {"metric": "eval_loss", "mode": "min"}
+# Ray Tune's own switches: Ctrl-C is the job's, reports of log steps have no held-out loss, and what
+# it would write beside ours is not needed.
+SWITCHES = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def run(study: Study, before: Sequence[Trial], total_steps: int, emit: Emit) -> Event:
+    """The whole search, on the Ray cluster this process is connected to. Returns its summary.
+
+    before: trials that --resume found. Those that ended repeat their reports to Ray Tune, so that
+    it knows what it knew; the others begin again, with their settings. results.json is written
+    whenever a trial begins or ends.
+    """
+    import ray
+    from ray import tune
+
+    os.environ.update(SWITCHES)
+    at_once = concurrency(
+        study.config, [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    )
+    record = Record(study, [trial for trial in before if trial.finished], emit)
+    emit({"event": "search", "trials": num_trials(study.config), "at_once": at_once})
+    search, space = searcher(study.config, before)
+    tuner = tune.Tuner(
+        tune.with_resources(
+            tune.with_parameters(run_trial, study=study),
+            # A trial's workers have resources of their own. Its own process must ask for
+            # something, and takes nothing that a worker could want.
+            tune.PlacementGroupFactory([{"memory": 1}]),
+        ),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=scheduler(study.config, total_steps),
+            num_samples=num_trials(study.config) if search else 1,
+            max_concurrent_trials=at_once,
+            **METRIC,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(study.run_dir.resolve()),
+            failure_config=tune.FailureConfig(max_failures=1),  # of the trial's own process
+            callbacks=[watcher(record)],
+            verbose=0,
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        record.close()
+        shutil.rmtree(study.run_dir / "tune", ignore_errors=True)  # what Ray Tune kept for itself
+    return record.summary()
+
+
+def concurrency(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many trials fit at once: fewer never wait for each other with half their workers.
+
+    Workers are counted node by node, because none is spread over two.
+    """
+    scaling = config.scaling
+    needs = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    workers = sum(
+        min(int(node.get(kind, 0) // need) for kind, need in needs.items() if need)
+        for node in nodes
+    )
+    fit = max(1, workers // scaling.most)
+    return min(fit, config.tune.max_concurrent or fit)
+
+
+def searcher(config: Config, before: Sequence[Trial]) -> tuple[Any, dict[str, Any] | None]:
+    """A search algorithm of Ray Tune's and no space, or none and a space that lists all trials."""
+    from ray import tune
+
+    if config.tune.sampler == "tpe":
+        from raysft.studies.tune.tpe import make_tpe
+
+        return make_tpe(config, [trial.settings for trial in before]), None
+    drawn = grid(config) if config.tune.sampler == "grid" else random_draws(config)
+    known = {trial.number: trial.settings for trial in before}
+    samples = [
+        {"number": number, "settings": known.get(number, settings)}
+        for number, settings in enumerate(drawn, start=1)
+    ]
+    return None, {"sample": tune.grid_search(samples)}

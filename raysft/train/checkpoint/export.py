@@ -1,0 +1,86 @@
+"""`raysft export`: the weights of a checkpoint as a Hugging Face folder, without Ray."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from raysft.config.load import validate
+from raysft.config.schema import Config
+from raysft.errors import RunError, UserError
+from raysft.runs import rundir
+
+
+def export_checkpoint(source: Path, to: Path | None) -> Path:
+    """`source` is a run directory (its newest checkpoint is taken) or one checkpoint folder.
+
+    The weights are the fp32 ones that the optimizer keeps, in the precision of the run.
+    Raises UserError when there is no checkpoint or the target exists.
+    """
+    run_dir, checkpoint = find_checkpoint(source)
+    target = to or run_dir / rundir.MODEL
+    if target.exists():
+        raise UserError(f"{target} exists: name another folder with --to, or remove it")
+    spec = rundir.read_json(run_dir / rundir.RUN)
+    config = validate(spec["config"], where=str(run_dir / rundir.RUN))
+    write_folder(config, checkpoint, target)
+    return target
+
+
+def find_checkpoint(source: Path) -> tuple[Path, Path]:
+    if (source / rundir.RUN).exists():
+        kept = rundir.checkpoints(source)
+        if not kept:
+            raise UserError(f"{source} has no checkpoint")
+        return source, kept[-1]
+    run_dir = source.resolve().parent.parent
+    if not (run_dir / rundir.RUN).exists():
+        raise UserError(f"{source} is neither a run directory nor a checkpoint in one")
+    return run_dir, source
+
+
+def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    from raysft.model.answers import write_card
+    from raysft.model.load import DTYPES
+    from raysft.train.checkpoint.restore import HF_FOLDER
+
+    weights = read_weights(checkpoint)
+    hf_config = AutoConfig.from_pretrained(checkpoint / HF_FOLDER, trust_remote_code=False)
+    model = AutoModelForCausalLM.from_config(hf_config)
+    missing, unexpected = model.load_state_dict(weights, strict=False)
+    tied = set(model.all_tied_weights_keys)
+    if set(missing) - tied or unexpected:
+        raise RunError(
+            f"{checkpoint} does not fit its model: {missing} missing, {unexpected} extra"
+        )
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint / HF_FOLDER, trust_remote_code=False)
+    tokenizer.save_pretrained(partial)
+    write_card(config, partial)
+    partial.rename(target)
+
+
+def read_weights(checkpoint: Path) -> dict[str, Any]:
+    """Full parameters by name: as the engine computes with them, or fp32 where ZeRO-3 cut them up.
+
+    Raises RunError where a file holds code.
+    """
+    import torch
+    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+
+    from raysft.train.checkpoint.convert import WHOLE_MODEL
+    from raysft.train.checkpoint.integrity import refuse_code
+    from raysft.train.checkpoint.restore import TAG
+
+    refuse_code(checkpoint)
+    # The stage of the run's config may be another: this one may be older than its last resumption.
+    whole = checkpoint / TAG / WHOLE_MODEL
+    weights: dict[str, Any]
+    if whole.exists():
+        weights = torch.load(whole, weights_only=False)["module"]
+    else:
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
+    return weights

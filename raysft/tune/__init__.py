@@ -1,1 +1,0 @@
-"""`raysft tune`: a search over config keys, of which every trial is a real training run."""
