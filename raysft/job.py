@@ -19,12 +19,13 @@ from typing import Any, TextIO
 from raysft import __version__
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.runs import rundir
-from raysft.runs.events import Emit, Event, jsonl_writer, tensorboard_writer, without
+from raysft.runs import events, rundir
+from raysft.runs.events import Emit, Event, to_wire
+from raysft.runs.loggers import loggers
 from raysft.runs.processes import adopt_orphans, end_children
 from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.registry import VERBS
-from raysft.verbs.resume import admit, resumable
+from raysft.verbs.resume import admit
 
 
 def main(run_json: str) -> int:
@@ -35,8 +36,8 @@ def main(run_json: str) -> int:
         run_dir, warnings = arrive(path, spec, config)
     except UserError as error:
         return refuse(spec, error)
-    events = take_stdout(run_dir / rundir.LOG)
-    emit = fan_out(config, run_dir, events)
+    emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
+    verb = VERBS[spec["verb"]]
     summary: dict[str, Any] = {"status": "running", "verb": spec["verb"], "run_dir": str(run_dir)}
     scratch = own_scratch()
     summary |= {"pid": os.getpid(), "host": os.uname().nodename, "scratch": scratch}
@@ -49,24 +50,25 @@ def main(run_json: str) -> int:
     code = 0
     try:
         for warning in warnings:
-            emit({"event": "warning", "message": warning})
-        summary |= {"status": "done"} | VERBS[spec["verb"]](config, run_dir, emit)
+            emit(events.Warning(warning))
+        summary |= {"status": "done"} | verb.run(config, run_dir, emit)
         code = 0 if summary["status"] == "done" else 1
     except BaseException as error:
         code, status, message = explain(error)
         summary |= {"status": status, "error": message}
         if status == "interrupted":
-            summary["resumable"] = resumable(spec["verb"], run_dir)
+            summary["resumable"] = verb.has_left(run_dir)
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
     end_children()
     shutil.rmtree(scratch, ignore_errors=True)
     summary["wall_s"] = round(time.monotonic() - started, 2)
-    summary = without(summary, "pid", "host", "scratch")
+    for key in ("pid", "host", "scratch"):
+        del summary[key]
     with suppress(OSError):  # a full disk is already what the summary tells
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
     with suppress(BrokenPipeError):  # whoever listened is gone
-        emit({"event": "end", "exit_code": code, "summary": summary, "results": results(run_dir)})
+        emit(events.End(code, summary, results(run_dir)))
     return code
 
 
@@ -75,7 +77,7 @@ def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, list
     if "run_dir" not in spec:
         return path.parent, []
     run_dir = Path(spec["run_dir"])
-    warnings = admit(spec["verb"], run_dir, config, resume=spec["resume"])
+    warnings = admit(VERBS[spec["verb"]], run_dir, config, resume=spec["resume"])
     submitted = spec["stamp"]["version"]
     if submitted != __version__:
         warnings.append(f"submitted by raysft {submitted}, and run by {__version__} of the cluster")
@@ -86,8 +88,8 @@ def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, list
 def refuse(spec: dict[str, Any], error: UserError) -> int:
     """The only word of a run that has no directory to leave others in."""
     summary = {"status": "failed", "verb": spec["verb"], "run_dir": spec["run_dir"]}
-    end = {"event": "end", "exit_code": error.exit_code, "summary": summary, "results": None}
-    print(json.dumps(end | {"summary": summary | {"error": str(error)}}), flush=True)
+    end = events.End(error.exit_code, summary | {"error": str(error)}, results=None)
+    print(json.dumps(to_wire(end)), flush=True)
     return error.exit_code
 
 
@@ -124,22 +126,20 @@ def explain(error: BaseException) -> tuple[int, str, str]:
 
 def take_stdout(log: Path) -> TextIO:
     """The real standard output, for events; from here on prints and C libraries go to the log."""
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    stream = os.fdopen(os.dup(1), "w", buffering=1)
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
-    return events
+    return stream
 
 
-def fan_out(config: Config, run_dir: Path, events: TextIO) -> Emit:
-    writers = [jsonl_writer(run_dir / rundir.METRICS)]
-    if config.log.tensorboard:
-        writers.append(tensorboard_writer(run_dir / "tensorboard"))
+def fan_out(config: Config, run_dir: Path, stream: TextIO) -> Emit:
+    chosen = loggers(config, run_dir)
 
     def emit(event: Event) -> None:
-        for write in writers:
-            write(event)
-        events.write(json.dumps(event) + "\n")
+        for log in chosen:
+            log(event)
+        stream.write(json.dumps(to_wire(event)) + "\n")
 
     return emit
 

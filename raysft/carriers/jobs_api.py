@@ -18,10 +18,11 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from raysft.carriers import upload
-from raysft.carriers.local import entrypoint
+from raysft.carriers.entrypoint import entrypoint
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import rundir
+from raysft.runs.events import Emit, End, Event, from_wire
 
 NAME, VERB = "raysft.name", "raysft.verb"  # in the metadata of a job: the run's
 ANSWERS_WITHIN_S = 20.0
@@ -41,7 +42,7 @@ class Client(JobSubmissionClient):  # type: ignore[misc]
         return super()._do_request(*args, **{"timeout": ANSWERS_WITHIN_S, **options})
 
 
-class End(NamedTuple):
+class Ended(NamedTuple):
     code: int
     words: str  # the last lines of the log that are no events, and Ray's own word
 
@@ -134,9 +135,7 @@ def find(client: Client, name: str) -> JobDetails:
     raise UserError(f"no run {name!r} on this cluster; it knows {names}")
 
 
-def follow(
-    client: Client, job_id: str, on_event: Callable[[dict[str, Any]], None], say: Say
-) -> End:
+def follow(client: Client, job_id: str, on_event: Emit, say: Say) -> Ended:
     """Hand on the events of a job, from its first one, until it has ended.
 
     A connection that breaks is made again, and nothing is handed on twice. Raises RunError when the
@@ -153,7 +152,7 @@ def follow(
             log.feed(patiently(lambda: client.get_job_logs(job_id), say))
             code = info.driver_exit_code
             words = [*log.others[-5:], *(info.message or "").splitlines()[:1]]
-            return End(INTERRUPTED if code is None else code, "\n".join(words))
+            return Ended(INTERRUPTED if code is None else code, "\n".join(words))
         time.sleep(AGAIN_S)
 
 
@@ -196,7 +195,7 @@ def patiently(ask: Callable[[], Any], say: Say) -> Any:
 class Log:
     """A log that is read again from its start after each break, and handed on once."""
 
-    def __init__(self, on_event: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, on_event: Emit) -> None:
         self.on_event = on_event
         self.taken = 0  # characters that were handed on, or are in `rest`
         self.to_skip = 0
@@ -212,14 +211,14 @@ class Log:
         self.taken += len(new)
         *lines, self.rest = (self.rest + new).split("\n")
         for line in lines:
-            event = as_event(line)
-            if event is not None:
-                self.on_event(event)
-            elif line.strip():
+            wire = as_wire(line)
+            if wire is None and line.strip():
                 self.others.append(line)
+            elif wire is not None and (event := from_wire(wire)):
+                self.on_event(event)
 
 
-def as_event(line: str) -> dict[str, Any] | None:
+def as_wire(line: str) -> dict[str, Any] | None:
     try:
         value = json.loads(line)
     except ValueError:
@@ -227,8 +226,9 @@ def as_event(line: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) and "event" in value else None
 
 
-def last_event(client: Client, job_id: str) -> dict[str, Any] | None:
+def last_event(client: Client, job_id: str) -> End | None:
     """The one that a job ended with; None where it ended without one."""
-    found: list[dict[str, Any]] = []
+    found: list[Event] = []
     Log(found.append).feed(client.get_job_logs(job_id))
-    return found[-1] if found and found[-1]["event"] == "end" else None
+    last = found[-1] if found else None
+    return last if isinstance(last, End) else None

@@ -1,26 +1,33 @@
-"""Carriers: how a run.json gets to a machine, and its events back."""
+"""This machine as a carrier: the job is a process of its own, and its events come by a pipe."""
 
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from raysft.errors import INTERRUPTED
+from raysft.carriers.entrypoint import entrypoint
+from raysft.errors import INTERRUPTED, UserError
 from raysft.runs import rundir
+from raysft.runs.events import Emit, from_wire
 from raysft.runs.processes import adopt_orphans, end_children
+from raysft.train.checkpoint.repair import sweep
 
 
-def entrypoint(run_json: Path) -> str:
-    """The command of a run, the same for every carrier."""
-    return f"python -m raysft.job {shlex.quote(str(run_json))}"
+def remove_scratch(run_dir: Path) -> None:
+    """The temporary folder of a job that could not remove it, and its unfinished checkpoints."""
+    with suppress(UserError):
+        summary = rundir.read_json(run_dir / rundir.SUMMARY)
+        if "scratch" in summary and rundir.status(run_dir) == "died":
+            shutil.rmtree(summary["scratch"], ignore_errors=True)
+            sweep(run_dir)
 
 
-def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
+def run_local(run_dir: Path, on_event: Emit) -> int:
     """Run the job in a process of its own and hand on its events. Returns its exit code.
 
     Ctrl-C and SIGTERM are passed on: the first asks the job to end, the second to end at once; the
@@ -46,11 +53,12 @@ def run_local(run_dir: Path, on_event: Callable[[dict[str, Any]], None]) -> int:
     try:
         assert process.stdout is not None
         for line in process.stdout:
-            on_event(json.loads(line))
+            if event := from_wire(json.loads(line)):
+                on_event(event)
         code = process.wait()
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
         end_children()  # of a job that was killed
-        rundir.remove_scratch(run_dir)
+        remove_scratch(run_dir)
     return INTERRUPTED if interrupts else code

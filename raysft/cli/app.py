@@ -9,19 +9,12 @@ import typer
 from typer.core import TyperGroup
 
 from raysft import __version__
-from raysft.cli import cluster_commands, console
-from raysft.cli.options import (
-    AddressOption,
-    ConfigArgument,
-    DryRunOption,
-    JsonOption,
-    NameOption,
-    ResumeOption,
-    SetOption,
-    ShipCodeOption,
-)
+from raysft.cli import cluster_commands, terminal
+from raysft.cli.launch import command
+from raysft.cli.options import ConfigArgument, JsonOption, SetOption
 from raysft.errors import RunError, UserError
 from raysft.runs import rundir
+from raysft.verbs.registry import VERBS, study_of
 
 app = typer.Typer(
     name="raysft",
@@ -31,17 +24,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ProfileOption = Annotated[
-    bool, typer.Option("--profile", help="Trace a few steps and tell where their time went.")
-]
-PROFILE_STEPS = 5
-
 
 def main() -> None:
     try:
         app()
     except (UserError, RunError) as error:
-        console.error(str(error))
+        terminal.error(str(error))
         sys.exit(error.exit_code)
 
 
@@ -52,30 +40,6 @@ def root(
     if version:
         print(f"raysft {__version__}")
         raise typer.Exit()
-
-
-@app.command()
-def train(
-    config: ConfigArgument,
-    overrides: SetOption = [],  # noqa: B006 (typer reads the default, nothing changes it)
-    name: NameOption = None,
-    resume: ResumeOption = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    address: AddressOption = None,
-    ship_code: ShipCodeOption = False,
-    profile: ProfileOption = False,
-) -> None:
-    """Masked supervised fine-tuning: loss on response tokens only."""
-    from raysft.cli.launch import launch
-    from raysft.config.load import load_config
-
-    profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
-    resolved = load_config(config, [*overrides, *profiled])
-    launch(
-        "train", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json,
-        address=address, ship_code=ship_code,
-    )  # fmt: skip
 
 
 class SearchByDefault(TyperGroup):
@@ -93,41 +57,48 @@ tune_app = typer.Typer(
 app.add_typer(tune_app, name="tune")
 
 
-@tune_app.command("search")
-def tune_search(
-    config: ConfigArgument,
-    overrides: SetOption = [],  # noqa: B006
-    name: NameOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the search --name; what ended is kept.")
-    ] = False,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    address: AddressOption = None,
-    ship_code: ShipCodeOption = False,
-) -> None:
-    """Search config keys; every trial is a real run. The word `search` may be left out."""
-    from raysft.cli.launch import launch
-    from raysft.config.load import load_config
+bench_app = typer.Typer(no_args_is_help=True, help="Measure the real training step.")
+app.add_typer(bench_app, name="bench")
 
-    resolved = load_config(config, overrides)
-    launch(
-        "tune", config, resolved, name, resume=resume, dry_run=dry_run, as_json=as_json,
-        address=address, ship_code=ship_code,
-    )  # fmt: skip
+for verb in VERBS.values():
+    group, _, name = verb.name.rpartition(" ")
+    if verb.name == "tune":
+        tune_app.command("search")(command(verb))
+    elif verb.is_a_run:
+        (bench_app if group == "bench" else app).command(name)(command(verb))
+
+ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the run that has it.")]
 
 
 @tune_app.command("report")
-def tune_report(
-    results: Annotated[Path, typer.Argument(help="A search, or its results.json.")],
-) -> None:
-    """Draw a search again: best.toml, trials.csv, report.md and the figures beside it."""
-    from raysft.studies.tune.report import ranked_tables, write_report
-    from raysft.studies.tune.trials import read_results
+@bench_app.command("report")
+def report(results: ResultsArgument) -> None:
+    """Draw the report of a study again: tables, report.md and the figures beside it."""
+    from raysft.studies.results import read
 
-    file, header, trials = read_results(results)
-    write_report(file.parent, header, trials)
-    console.stdout.print(ranked_tables(header, trials))
+    file, found = read(results)
+    study = study_of(found)
+    study.write_report(found, file.parent)
+    for table in study.tables(found):
+        terminal.stdout.print(table)
+    print(study.verdict(found))
+
+
+@bench_app.command("compare")
+def compare_results(
+    first: ResultsArgument,
+    second: ResultsArgument,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Such as 0.1 for 10 %.")] = 0.1,
+) -> None:
+    """Two results side by side; exit code 1 if the second is worse by more than the tolerance."""
+    from raysft.studies.compare import compare
+    from raysft.studies.results import read
+
+    a, b = read(first), read(second)
+    study = study_of(a[1])
+    if study_of(b[1]) is not study:
+        raise UserError(f"{first} is of {study.name}, and {second} of {b[1]['study']}")
+    raise typer.Exit(compare(study, a, b, tolerance, terminal.stdout))
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervises.")
@@ -149,9 +120,9 @@ def preview(
     resolved = load_config(config, overrides)
     template = load_template(resolved)
     for view in previews(resolved, template, count):
-        data_tables.print_record(view, console.stdout)
-        console.stdout.print()
-    console.stderr.print(data_tables.legend())
+        data_tables.print_record(view, terminal.stdout)
+        terminal.stdout.print()
+    terminal.stderr.print(data_tables.legend())
 
 
 @data_app.command()
@@ -176,8 +147,8 @@ def stats(
     finally:
         shut_down_ray()
     facts = audit(resolved, template, prepared)
-    data_tables.print_audit(facts, console.stderr if as_json else console.stdout)
-    console.findings(facts["findings"])
+    data_tables.print_audit(facts, terminal.stderr if as_json else terminal.stdout)
+    terminal.findings(facts["findings"])
     if as_json:
         print(json.dumps(facts, separators=(",", ":")))
 
@@ -229,7 +200,7 @@ def estimate(
     resolved = load_config(config, overrides)
     if resolved.scaling.elastic:
         fewest = resolved.scaling.fewest
-        console.fact(
+        terminal.fact(
             "workers", f"{resolved.scaling.count}: told for {fewest}, which hold most each"
         )
         resolved = resolved.at(fewest)
@@ -240,63 +211,11 @@ def estimate(
         memory_gib=memory_gib,
         link_gbs=link_gbs,
     )
-    out = console.stderr if as_json else console.stdout
+    out = terminal.stderr if as_json else terminal.stdout
     for part in renderables(facts):
         out.print(part)
     if as_json:
         print(json.dumps(facts, separators=(",", ":")))
-
-
-bench_app = typer.Typer(no_args_is_help=True, help="Measure the real training step.")
-app.add_typer(bench_app, name="bench")
-
-
-@bench_app.command("seq-len")
-def bench_seq_len(
-    config: ConfigArgument,
-    overrides: SetOption = [],  # noqa: B006
-    name: NameOption = None,
-    dry_run: DryRunOption = False,
-    as_json: JsonOption = False,
-    address: AddressOption = None,
-    ship_code: ShipCodeOption = False,
-) -> None:
-    """What the sequence length costs in time and memory, measured and predicted."""
-    from raysft.cli.launch import launch
-    from raysft.config.load import load_config
-
-    resolved = load_config(config, overrides)
-    launch(
-        "bench seq-len", config, resolved, name, dry_run=dry_run, as_json=as_json,
-        address=address, ship_code=ship_code,
-    )  # fmt: skip
-
-
-ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the run that has it.")]
-
-
-@bench_app.command("report")
-def bench_report(results: ResultsArgument) -> None:
-    """Draw the report of a results.json again: tables, report.md and the figure beside it."""
-    from raysft.studies.seq_len.report import read_results, terminal_tables, verdict, write_report
-
-    file, found = read_results(results)
-    write_report(found, file.parent)
-    for table in terminal_tables(found):
-        console.stdout.print(table)
-    print(verdict(found))
-
-
-@bench_app.command("compare")
-def bench_compare(
-    first: ResultsArgument,
-    second: ResultsArgument,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Of time and of memory.")] = 0.1,
-) -> None:
-    """Two results side by side; exit code 1 if the second is worse by more than the tolerance."""
-    from raysft.studies.seq_len.compare import compare
-
-    raise typer.Exit(compare(first, second, tolerance, console.stdout))
 
 
 cluster_commands.add_to(app)

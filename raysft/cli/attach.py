@@ -1,19 +1,22 @@
 """What a person does with runs on a cluster: start them, watch them, stop them, list them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich.table import Table
 
-from raysft.carriers import jobs_api, local, upload
-from raysft.cli import console
-from raysft.cli.launch import finish, say_how_to_resume
+from raysft.carriers import jobs_api, upload
+from raysft.carriers.entrypoint import entrypoint
+from raysft.cli import console, terminal
+from raysft.cli.last_words import finish
 from raysft.cli.runs_table import new_table, row_of
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
+from raysft.runs.events import End, Event
 from raysft.runs.rundir import RUN
+from raysft.verbs.registry import VERBS
 
 
 def run_there(
@@ -34,18 +37,18 @@ def run_there(
             "that all nodes share, as in --set run.storage=/shared/runs"
         )
     shipped = [str(path) for path in upload.local_paths(config)]
-    console.stderr.print(heading, soft_wrap=True)
+    terminal.stderr.print(heading, soft_wrap=True)
     shown = [*rows, ("code", "this checkout's" if ship_code else "the cluster's")]
     if shipped:
         shown.append(("shipped", ", ".join(shipped)))
     for row in shown:
-        console.fact(*row)
+        terminal.fact(*row)
     if dry_run:
-        print(local.entrypoint(Path(spec["run_dir"]) / RUN))
+        print(entrypoint(Path(spec["run_dir"]) / RUN))
         return
     client = jobs_api.connect(address)
     job_id = jobs_api.submit(client, spec, config, ship_code=ship_code)
-    console.fact("job", job_id)
+    terminal.fact("job", job_id)
     watch(client, job_id, address, as_json=as_json)
 
 
@@ -54,17 +57,17 @@ def attach(name: str, address: str, *, as_json: bool) -> None:
     client = jobs_api.connect(address)
     job = jobs_api.find(client, name)
     verb, utc = job.metadata[jobs_api.VERB], jobs_api.submitted(job)
-    console.stderr.print(f"[bold]raysft {verb}[/] {job.submission_id}, submitted {utc}")
+    terminal.stderr.print(f"[bold]raysft {verb}[/] {job.submission_id}, submitted {utc}")
     watch(client, str(job.submission_id), address, as_json=as_json)
 
 
 def watch(client: jobs_api.Client, job_id: str, address: str, *, as_json: bool) -> None:
     with console.Renderer() as render:
         try:
-            end = jobs_api.follow(client, job_id, render, console.warning)
+            end = jobs_api.follow(client, job_id, render, terminal.warning)
         except KeyboardInterrupt:
             render.live.stop()
-            console.stderr.print(
+            terminal.stderr.print(
                 f"detached: {job_id} goes on. Watch it again, or stop it:\n"
                 f"  raysft attach {job_id} --address {address}\n"
                 f"  raysft stop {job_id} --address {address}",
@@ -73,10 +76,10 @@ def watch(client: jobs_api.Client, job_id: str, address: str, *, as_json: bool) 
             raise typer.Exit(INTERRUPTED) from None
     if render.end is None:
         raise RunError(died(job_id, end))
-    finish(render, render.end, as_json=as_json)
+    finish(render.end, told=render.told, as_json=as_json)
 
 
-def died(job_id: str, end: jobs_api.End) -> str:
+def died(job_id: str, end: jobs_api.Ended) -> str:
     """What can be said of a job that has left no last event."""
     if "No module named raysft" in end.words:
         return (
@@ -96,20 +99,21 @@ def stop(name: str, address: str) -> None:
     job = jobs_api.find(client, name)
     if job.status.is_terminal():
         raise UserError(f"{job.submission_id} has ended already: {job.status.value.lower()}")
-    console.stderr.print(
+    terminal.stderr.print(
         f"{job.submission_id} ends when its step, and a checkpoint if it takes any, are done; "
         f"it is killed if that takes more than {jobs_api.STOP_S / 60:.0f} minutes",
         soft_wrap=True,
     )
     client.stop_job(job.submission_id)
-    render = console.Renderer()
-    ended = jobs_api.follow(client, str(job.submission_id), render.keep_end, console.warning)
-    if render.end is None:
+    seen: list[Event] = []
+    ended = jobs_api.follow(client, str(job.submission_id), seen.append, terminal.warning)
+    last = seen[-1] if seen else None
+    if not isinstance(last, End):
         raise RunError(died(str(job.submission_id), ended))
-    if render.end["summary"]["status"] == "interrupted":
-        say_how_to_resume(render.end["summary"], console.stderr.print)
+    if last.summary["status"] == "interrupted":
+        terminal.stderr.print(VERBS[last.summary["verb"]].interrupted(last.summary))
         return
-    finish(render, render.end, as_json=False)
+    finish(last, told="", as_json=False)
 
 
 def runs_table(address: str) -> Table:
@@ -121,10 +125,10 @@ def runs_table(address: str) -> Table:
     table = new_table()
     for job in jobs:
         status = job.status.value.lower()
-        summary: dict[str, Any] = {}
+        summary: Mapping[str, Any] = {}
         if job.status.is_terminal():
             end = jobs_api.last_event(client, str(job.submission_id))
-            summary = end["summary"] if end else {}
+            summary = end.summary if end else {}
             status = summary.get("status", "died")
         name, verb = job.metadata[jobs_api.NAME], job.metadata[jobs_api.VERB]
         table.add_row(*row_of(name, verb, status, jobs_api.submitted(job), summary))

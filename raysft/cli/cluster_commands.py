@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from raysft.cli import console
+from raysft.cli import terminal
 from raysft.cli.options import (
     AddressOption,
     ClusterOption,
@@ -38,11 +38,11 @@ def runs(
     if address is not None:
         from raysft.cli import attach
 
-        console.stdout.print(attach.runs_table(address))
+        terminal.stdout.print(attach.runs_table(address))
         return
     from raysft.cli.runs_table import runs_table
 
-    console.stdout.print(runs_table(storage))
+    terminal.stdout.print(runs_table(storage))
 
 
 def doctor(

@@ -1,18 +1,18 @@
 """`raysft doctor`, where it is typed: looks at the door of a cluster, and sends the rest inside."""
 
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 
 import requests
 import typer
 
-from raysft.cli import console
+from raysft.cli import console, terminal
 from raysft.cli.launch import run_here
 from raysft.config.schema import Config
-from raysft.doctor.check import Check
 from raysft.errors import UserError
 from raysft.runs import provenance, rundir
+from raysft.runs.events import Check
+from raysft.verbs.doctor import DOCTOR, PROVE
 
 NAME = "doctor"  # of its jobs
 
@@ -28,11 +28,11 @@ def examine(
         run_section = config.run.model_copy(update={"name": NAME})
         config = config.model_copy(update={"run": run_section})
     spec = {
-        "verb": "doctor --prove" if prove else "doctor",
+        "verb": (PROVE if prove else DOCTOR).name,
         "config": config.model_dump(mode="json"),
         "stamp": provenance.submission(),
     }
-    console.stderr.print(f"[bold]raysft doctor[/] of {address or 'this machine'}")
+    terminal.stderr.print(f"[bold]raysft doctor[/] of {address or 'this machine'}")
     if address is None:
         with tempfile.TemporaryDirectory(prefix="raysft-") as folder:
             rundir.write_run(Path(folder), spec)
@@ -41,22 +41,22 @@ def examine(
     from raysft.carriers import jobs_api
     from raysft.cli.attach import watch
 
-    show = console.Renderer().on_check
+    show = console.Renderer()
     try:
         client = jobs_api.connect(address)
     except UserError as error:
         message, _, advice = str(error).partition(". ")
-        show(asdict(Check("dashboard", "fail", message, advice)))
+        show(Check("dashboard", "fail", message, advice))
         raise typer.Exit(1) from None
-    show(asdict(Check("dashboard", "pass", f"answers at {address}")))
+    show(Check("dashboard", "pass", f"answers at {address}"))
     token = check_token(address)
-    show(asdict(token))
+    show(token)
     job_id = jobs_api.submit(client, spec, config, ship_code=ship_code)
     try:
         watch(client, job_id, address, as_json=as_json)
     except typer.Exit as end:
         if end.exit_code == 0 and token.status == "fail":
-            console.error("not ready: the cluster asks for no token")
+            terminal.error("not ready: the cluster asks for no token")
             raise typer.Exit(1) from None
         raise
 

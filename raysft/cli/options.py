@@ -8,13 +8,6 @@ ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of
 SetOption = Annotated[
     list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a config key.")
 ]
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Go on from the newest checkpoint of the run --name.")
-]
-DryRunOption = Annotated[
-    bool, typer.Option("--dry-run", help="Write run.json, print the plan and the command, stop.")
-]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End standard output with one line of JSON.")
 ]

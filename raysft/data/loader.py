@@ -14,7 +14,6 @@ from torch import Tensor
 from raysft.config.schema import Config
 from raysft.data.batch import Batch, packed_batches, padded_batches
 from raysft.data.dataset import Indices, TokenDataset, epoch_length, epoch_order, global_batch
-from raysft.train.profile import phase
 
 
 class StepData(NamedTuple):
@@ -66,8 +65,7 @@ class RankData:
         with ThreadPoolExecutor(max_workers=1) as pool:
             upcoming = pool.submit(self.at, first)
             for step in range(first, last):
-                with phase("data"):
-                    ready = upcoming.result()
+                ready = upcoming.result()
                 if step + 1 < last:
                     upcoming = pool.submit(self.at, step + 1)
                 yield ready

@@ -8,7 +8,6 @@ from typing import Any
 import ray
 
 from raysft.config.schema import DEMO, Config
-from raysft.doctor.check import Check
 from raysft.doctor.links import check_network, check_storage
 from raysft.doctor.machines import (
     check_answers,
@@ -18,19 +17,20 @@ from raysft.doctor.machines import (
     check_versions,
 )
 from raysft.doctor.members import answers, members
-from raysft.runs.events import Emit
+from raysft.runs import events
+from raysft.runs.events import Check, Emit
 from raysft.runtime.connect import EMBEDDED, shut_down_ray, start_ray
 
 
 def examine(config: Config, emit: Emit, *, prove: bool) -> dict[str, Any]:
     """The summary: every check, and whether one has failed. Raises what `start_ray` does."""
-    emit({"event": "status", "message": "starting Ray"})
+    emit(events.Status("starting Ray"))
     start_ray(config)
-    emit({"event": "status", "message": "asking the nodes"})
+    emit(events.Status("asking the nodes"))
     listed = []
     for check in checks(config, emit, prove=prove):
         listed.append(asdict(check))
-        emit({"event": "check", **asdict(check)})
+        emit(check)
     shut_down_ray()
     failed = [check["name"] for check in listed if check["status"] == "fail"]
     summary: dict[str, Any] = {"checks": listed, "status": "failed" if failed else "done"}
@@ -75,7 +75,7 @@ def proof(config: Config, storage: Path | None, nodes: int, emit: Emit) -> Itera
     if storage is None:
         yield Check("proof", "fail", "it needs a storage", "--set run.storage=/shared/runs")
         return
-    emit({"event": "status", "message": "proving: losses and gradients against plain PyTorch"})
+    emit(events.Status("proving: losses and gradients against plain PyTorch"))
     room = room_for(config)
     yield from prove(config, storage, min(room, max(2, nodes)))
 
@@ -85,4 +85,4 @@ def room_for(config: Config) -> int:
     from raysft.runtime.scaling_policy import free_places
 
     needs = {"CPU": config.scaling.cpus_per_worker, "GPU": config.scaling.gpus_per_worker}
-    return free_places({kind: need for kind, need in needs.items() if need}) or 1
+    return free_places(needs) or 1

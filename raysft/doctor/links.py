@@ -6,9 +6,10 @@ from typing import Any
 from uuid import uuid4
 
 from raysft.config.schema import Config
-from raysft.doctor.check import OPEN, Check
+from raysft.doctor.advice import OPEN
 from raysft.doctor.members import Member, answers
 from raysft.doctor.node import LARGE
+from raysft.runs.events import Check
 
 LEAST_GBS = 0.1  # GB/s between nodes: a step of GPT-2 Large then waits a minute for the network
 

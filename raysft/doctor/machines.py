@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from raysft.config.schema import Config
-from raysft.doctor.check import OPEN, Check
+from raysft.doctor.advice import OPEN
 from raysft.doctor.members import ANSWERS_WITHIN_S, Member
 from raysft.errors import UserError
+from raysft.runs.events import Check
 from raysft.runtime.resources import require_resources
 
 GIB, MIB = 2**30, 2**20

@@ -32,6 +32,7 @@ class Node:
         import ray
 
         from raysft.runtime.network import interface_of
+        from raysft.runtime.ray_private import session_folder
 
         address = ray.util.get_node_ip_address()
         shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
@@ -132,13 +133,6 @@ def accept_all(listener: socket.socket) -> None:
     with suppress(OSError):
         while True:
             listener.accept()[0].close()
-
-
-def session_folder() -> str:
-    """Where Ray keeps logs, what is shipped with jobs, and objects that memory has no room for."""
-    import ray
-
-    return str(ray._private.worker._global_node.get_session_dir_path())
 
 
 def gpu_names() -> list[str]:

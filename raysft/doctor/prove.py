@@ -17,12 +17,11 @@ from raysft.config.schema import Config
 from raysft.data import demo
 from raysft.data.dataset import prepare
 from raysft.doctor import plain
-from raysft.doctor.check import Check
 from raysft.doctor.compare import TOLERANCE, agreement, beyond, relative, short
 from raysft.doctor.plain import Curve
 from raysft.model.load import load_model_config, load_template
-from raysft.runs import rundir
-from raysft.runs.events import Event
+from raysft.runs import events, rundir, snapshot
+from raysft.runs.events import Check, Event
 from raysft.runtime.fit import fit
 
 STEPS, SAVED_AT = 6, 3
@@ -194,11 +193,11 @@ def attempt(
 
     saves: takes checkpoints and exports the model.
     """
-    steps: dict[int, Event] = {}
+    steps: dict[int, Any] = {}
 
     def keep(event: Event) -> None:
-        if event["event"] == "metrics" and "loss" in event:
-            steps[event["step"]] = event
+        if isinstance(event, events.Metrics) and "loss" in event.values:
+            steps[event.step] = event.values
 
     try:
         config = lab.config(layout, saves)
@@ -212,8 +211,8 @@ def attempt(
         )  # fmt: skip
     except Exception as error:
         return error
-    losses = [event["loss"] for _, event in sorted(steps.items())]
-    norms = [event["grad_norm"] for _, event in sorted(steps.items())]
+    losses = [values["loss"] for _, values in sorted(steps.items())]
+    norms = [values["grad_norm"] for _, values in sorted(steps.items())]
     return Run(folder, Curve(losses, norms), result.totals.get("export_logit_difference"))
 
 
@@ -235,7 +234,7 @@ def check_resume(lab: Lab, layout: Layout, whole: Run | Exception, *, on_gpu: bo
     name = f"resume: {layout.words(lab.workers)}"
     if isinstance(whole, Exception):
         return Check(name, "fail", "not tried: there is no run to go on with")
-    saved = rundir.checkpoints_by_step(whole.folder).get(SAVED_AT)
+    saved = snapshot.checkpoints_by_step(whole.folder).get(SAVED_AT)
     if saved is None:
         return Check(name, "fail", f"no checkpoint of step {SAVED_AT} was kept", LOOK_AT_STORAGE)
     tried = attempt(lab, layout, lab.folder / "resumed", start_from=saved)

@@ -9,6 +9,7 @@ import numpy as np
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.model.generate import answer, load
+from raysft.runs import events
 from raysft.runs.events import Emit
 
 MAX_NEW_TOKENS = 256
@@ -55,14 +56,7 @@ def finish_model(
     prompts = [question.prompt_ids for question in asked]
     answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
     for index in range(min(config.run.samples, len(asked))):
-        emit(
-            {
-                "event": "sample",
-                "instruction": words(prompts[index]),
-                "reference": references[index],
-                "answer": answers[index].strip(),
-            }
-        )
+        emit(events.Sample(words(prompts[index]), references[index], answers[index].strip()))
     checked = min(config.eval.exact_match_records, len(asked))
     hits = [a.strip() == r for a, r in zip(answers[:checked], references[:checked], strict=True)]
     return {

@@ -1,68 +1,219 @@
-"""The events of a run, from the workers to files and to whoever watches. Light imports only."""
+"""What a job tells while it runs, each kind of event a type; and the line of JSON that carries it.
 
-import json
-import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol
+Workers send events to the driver, which hands them to the files of the run and, as JSON lines on
+standard output, to whoever watches. Light imports only.
+"""
 
-Event = dict[str, Any]
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+Facts = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the job is doing now."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """The user's input is wrong: told at once, before the job has ended."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Warning:
+    """Something that a person should know, and that ends nothing."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    total_steps: int
+
+
+@dataclass(frozen=True)
+class Data:
+    """The audit of the data: see data.audit."""
+
+    facts: Facts
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A group of workers has its place in the cluster."""
+
+    placement_group: str  # hexadecimal
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Model and engine are there on every worker."""
+
+    world_size: int
+    parameters: int
+    optimizer: str  # its kernel; after a semicolon why another was not taken
+    products: str | None  # how bf16 is multiplied, where there is a choice
+    memory_kind: str
+    memory_gib: Mapping[str, float]  # held now, by part
+    observed: Facts  # hardware and versions: see provenance.observed
+
+
+@dataclass(frozen=True)
+class Started:
+    """Training begins after this step: 0, or that of a checkpoint."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class FirstStep:
+    """The first step of these workers is done."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """A line of metrics.jsonl: values under the keys of runs.metrics, reduced over all workers."""
+
+    step: int
+    values: Mapping[str, float | None]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The checkpoint of this step is whole and in its place."""
+
+    step: int
+
+
+@dataclass(frozen=True)
+class Restart:
+    """Why the workers start again."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The first step after a restart is done."""
+
+    reason: str
+    workers: int | None
+    step: int | None  # the one that was gone on from
+    seconds: float
+    parts: Mapping[str, float]  # seconds, in their order
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Where the time of so many steps went: phase, seconds and share of each row."""
+
+    steps: int
+    rows: Sequence[Facts]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the finished model says to a held-out record."""
+
+    instruction: str
+    reference: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class Case:
+    """The result of one case of a study, as results.json has it."""
+
+    result: Facts
+    study: str = "seq-len"  # its name; the version before had no other
+
+
+@dataclass(frozen=True)
+class Search:
+    trials: int
+    at_once: int
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial of a search, each time that something changes."""
+
+    number: int
+    settings: Facts
+    status: str
+    step: int
+    total_steps: int | None
+    loss: float | None
+    eval_loss: float | None
+    error: str | None
+    diverged_step: int | None
+
+
+@dataclass(frozen=True)
+class Check:
+    """A finding of `raysft doctor`."""
+
+    name: str
+    status: Literal["pass", "warn", "fail"]
+    found: str
+    advice: str = ""  # what to do; empty where there is nothing
+
+
+@dataclass(frozen=True)
+class End:
+    """The last one: exit code, summary.json, and results.json where the run has one."""
+
+    exit_code: int
+    summary: Facts
+    results: Facts | None
+
+
+Event = (
+    Status | Mistake | Warning | Plan | Data | Placed | Workers | Started | FirstStep | Metrics
+    | Checkpoint | Restart | Recovered | Profile | Sample | Case | Search | Trial | Check | End
+)  # fmt: skip
 Emit = Callable[[Event], None]
 
+KINDS: dict[str, type[Any]] = {
+    "status": Status, "mistake": Mistake, "warning": Warning, "plan": Plan, "data": Data,
+    "placed": Placed, "workers": Workers, "started": Started, "first_step": FirstStep,
+    "metrics": Metrics, "checkpoint": Checkpoint, "restart": Restart, "recovered": Recovered,
+    "profile": Profile, "sample": Sample, "case": Case, "search": Search, "trial": Trial,
+    "check": Check, "end": End,
+}  # fmt: skip
+NAMES = {kind: name for name, kind in KINDS.items()}
+# The field whose keys lie on the wire beside those of the event itself.
+LAID_FLAT = {"data": "facts", "metrics": "values", "case": "result"}
 
-class Writer(Protocol):
-    def __call__(self, event: Event) -> None: ...
+
+def to_wire(event: Event) -> dict[str, Any]:
+    """{"event": "metrics", "step": 3, "loss": 1.2}."""
+    name = NAMES[type(event)]
+    wire = {field.name: getattr(event, field.name) for field in fields(event)}
+    flat = wire.pop(LAID_FLAT[name]) if name in LAID_FLAT else {}
+    return {"event": name, **wire, **flat}
 
 
-def jsonl_writer(path: Path) -> Writer:
-    """Appends the metrics of each log step and evaluation.
+def from_wire(wire: Mapping[str, Any]) -> Event | None:
+    """The event of such a dict; None of one that this version does not know.
 
-    Workers that start again, at the step of their checkpoint or at 0, repeat what came after it:
-    those lines are dropped.
+    The job may be run by another version of raysft: keys that are unknown here are left out.
     """
-
-    def write(event: Event) -> None:
-        if event["event"] == "started":
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if event["step"] and step_of(line) <= event["step"]]
-            path.write_text("".join(line + "\n" for line in kept))
-        elif event["event"] == "metrics":
-            with path.open("a") as file:
-                file.write(json.dumps(without(event, "event")) + "\n")
-
-    return write
-
-
-def step_of(line: str) -> float:
-    """The step of a metrics line; infinite for one that a crash or a full disk cut short."""
+    name = wire.get("event")
+    if name not in KINDS:
+        return None
+    known = {field.name for field in fields(KINDS[name])}
+    values = {key: value for key, value in wire.items() if key in known}
+    if name in LAID_FLAT:
+        values[LAID_FLAT[name]] = {k: v for k, v in wire.items() if k not in known | {"event"}}
     try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return math.inf
-
-
-def tensorboard_writer(folder: Path) -> Writer:
-    """The same numbers as scalars."""
-    board: Any = None
-
-    def write(event: Event) -> None:
-        nonlocal board
-        if event["event"] == "started":
-            from torch.utils.tensorboard import SummaryWriter
-
-            if board is not None:  # workers start again
-                board.close()
-            purge_step = event["step"] + 1 if event["step"] else None
-            board = SummaryWriter(str(folder), purge_step=purge_step)
-        if event["event"] != "metrics":
-            return
-        for key, value in without(event, "event", "step", "time_left_s").items():
-            if value is not None:
-                board.add_scalar(key, value, event["step"])
-        board.flush()
-
-    return write
-
-
-def without(event: Mapping[str, Any], *keys: str) -> Event:
-    return {key: value for key, value in event.items() if key not in keys}
+        event: Event = KINDS[name](**values)
+    except TypeError:  # a key is missing
+        return None
+    return event

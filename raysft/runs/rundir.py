@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,6 @@ RESULTS = "results.json"  # of a benchmark or a search
 REPORT = "report.md"
 BEST = "best.toml"  # of a search
 CHECKPOINTS = "checkpoints"
-REGISTER = "checkpoint_manager_snapshot.json"  # Ray Train's, written after each upload
-WRITING = ".writing-"  # a checkpoint's files until they are checked; registered it is complete
 STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
 
 
@@ -62,42 +58,6 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
     return value
-
-
-def checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoint folders, oldest first: those that Ray Train has registered."""
-    return list(checkpoints_by_step(run_dir).values())
-
-
-def checkpoints_by_step(run_dir: Path) -> dict[int, Path]:
-    """The same, under the optimizer step they were taken after."""
-    folder = run_dir / CHECKPOINTS
-    try:
-        registered = read_json(folder / REGISTER)["checkpoint_results"]
-        named = {int(r["metrics"]["step"]): str(r["checkpoint_dir_name"]) for r in registered}
-    except (UserError, KeyError, TypeError, ValueError):
-        return {}  # none yet, or it is being written: register.mend() looks for damage
-    return {step: folder / name for step, name in named.items()}
-
-
-def sweep(run_dir: Path) -> None:
-    """Remove what a killed run left of checkpoints that were never complete."""
-    complete = {path.name for path in checkpoints(run_dir)}
-    unfinished = list((run_dir / CHECKPOINTS).glob(WRITING + "*"))
-    if complete:  # else nobody knows: the register may be damaged
-        found = (run_dir / CHECKPOINTS).glob("checkpoint_*")
-        unfinished += [path for path in found if path.is_dir() and path.name not in complete]
-    for path in unfinished:
-        shutil.rmtree(path, ignore_errors=True)
-
-
-def remove_scratch(run_dir: Path) -> None:
-    """The temporary folder of a job that could not remove it, and its unfinished checkpoints."""
-    with suppress(UserError):
-        summary = read_json(run_dir / SUMMARY)
-        if "scratch" in summary and status(run_dir) == "died":
-            shutil.rmtree(summary["scratch"], ignore_errors=True)
-            sweep(run_dir)
 
 
 def status(run_dir: Path) -> str:

@@ -7,14 +7,15 @@ from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.failure_handling import (
-    DefaultFailurePolicy,
-    FailureDecision,
-)
 from ray.train.v2.api.exceptions import TrainingFailedError
 
 from raysft.errors import OutOfMemory, RunError, UserError
+from raysft.runs import events
+from raysft.runtime.ray_private import (
+    DefaultFailurePolicy,
+    FailureDecision,
+    WorkerGroupStartupTimeoutError,
+)
 
 # How the others meet the end of a worker, sooner than Ray tells of it: Gloo's words, and NCCL's.
 CONNECTION_LOST = (
@@ -59,7 +60,7 @@ class HealingPolicy(DefaultFailurePolicy):  # type: ignore[misc]
         decision = super().make_decision(training_failed_error)
         if decision == FailureDecision.RETRY:
             message = f"{reason}: the workers start again from the newest checkpoint"
-            self.mailbox.put.remote({"event": "restart", "message": message})
+            self.mailbox.put.remote(events.Restart(message))
         return decision
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
+
+from raysft.runtime.ray_private import TorchBackend
 
 # Left alone, Gloo takes the address that the host's own name stands for, which on many systems is
 # 127.0.1.1, and NCCL the first interface it finds, which may lead to no other node. NCCL takes a
@@ -35,7 +36,7 @@ def name_interface() -> None:
             os.environ.setdefault(variable, form.format(interface))
 
 
-class _NamedInterface(_TorchBackend):  # type: ignore[misc]
+class NamedInterface(TorchBackend):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(name_interface)
         super().on_start(worker_group, backend_config)
@@ -46,5 +47,5 @@ class NodeNetwork(TorchConfig):  # type: ignore[misc]
     """Ray's, whose workers know the interface before they make their process group."""
 
     @property
-    def backend_cls(self) -> type[_NamedInterface]:
-        return _NamedInterface
+    def backend_cls(self) -> type[NamedInterface]:
+        return NamedInterface

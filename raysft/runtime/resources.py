@@ -1,9 +1,18 @@
 """Whether the workers of a run fit into a cluster."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from raysft.config.schema import Config
 from raysft.errors import UserError
+
+
+def places(nodes: Iterable[Mapping[str, float]], needs: Mapping[str, float]) -> list[int]:
+    """How many workers each node holds, none of them spread over two.
+
+    needs: what a worker takes, by kind; a kind of which it takes none does not count.
+    """
+    wanted = {kind: need for kind, need in needs.items() if need}
+    return [min(int(node.get(kind, 0) // need) for kind, need in wanted.items()) for node in nodes]
 
 
 def require_resources(config: Config, nodes: Sequence[Mapping[str, float]]) -> None:
@@ -27,10 +36,10 @@ def require_resources(config: Config, nodes: Sequence[Mapping[str, float]]) -> N
                 f"cluster has {has}: {advice}"
             )
     wanted = {kind: need for kind, need in needs.items() if need}
-    places = [min(int(node.get(kind, 0)) // n for kind, n in wanted.items()) for node in nodes]
-    if sum(places) < workers:
+    room = places(nodes, wanted)
+    if sum(room) < workers:
         words = " and ".join(f"{need} {kind}s" for kind, need in wanted.items())
-        listed = ", ".join(map(str, places))
+        listed = ", ".join(map(str, room))
         raise UserError(
             f"too few places: a worker is on one node with its {words}, and the nodes have room "
             f"for {listed} of the {workers}: lower "

@@ -7,24 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private.state import available_resources_per_node
 from ray.train import ScalingConfig
-from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
-from ray.train.v2._internal.execution.failure_handling import FailureDecision
-from ray.train.v2._internal.execution.scaling_policy import (
-    ElasticScalingPolicy,
-    NoopDecision,
-    ScalingDecision,
-)
-from ray.train.v2._internal.execution.worker_group import (
-    WorkerGroup,
-    WorkerGroupPollStatus,
-    WorkerGroupState,
-)
 
 from raysft.errors import RunError
-from raysft.runs import rundir
-from raysft.train.mailbox import Wish
+from raysft.runs import events, snapshot
+from raysft.runtime.ray_private import (
+    ControllerCallback,
+    ElasticScalingPolicy,
+    FailureDecision,
+    NoopDecision,
+    ScalingDecision,
+    WorkerGroup,
+    WorkerGroupCallback,
+    WorkerGroupPollStatus,
+    WorkerGroupState,
+    available_resources_per_node,
+)
+from raysft.runtime.resources import places
+from raysft.train.mailbox import Request
 
 LOOK_EVERY_S = 0.5  # while no worker runs
 GROW_EVERY_S = 5.0  # how often running workers look for room to be more
@@ -88,7 +88,7 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
             self.looked_at = now
             if (self.room(running) or 0) > running:
                 self.saved_before = self.newest_step()
-                self.mailbox.ask.remote(Wish.SAVE)
+                self.mailbox.ask.remote(Request.SAVE)
             return NoopDecision()
         if self.newest_step() <= self.saved_before:
             return NoopDecision()
@@ -96,7 +96,7 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         if workers <= running:
             return NoopDecision()
         message = f"room for {workers} workers: they go on from a checkpoint taken for it"
-        self.mailbox.put.remote({"event": "restart", "message": message})
+        self.mailbox.put.remote(events.Restart(message))
         return self._get_resize_decision(workers)
 
     def room(self, running: int) -> int | None:
@@ -107,10 +107,10 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
 
     def newest_step(self) -> int:
         """Of the checkpoints that are registered; 0 without one."""
-        return max(rundir.checkpoints_by_step(self.run_dir), default=0)
+        return max(snapshot.checkpoints_by_step(self.run_dir), default=0)
 
     def tell(self, message: str) -> None:
-        self.mailbox.put.remote({"event": "warning", "message": message})
+        self.mailbox.put.remote(events.Warning(message))
 
 
 class FreesFailed(ControllerCallback, WorkerGroupCallback):  # type: ignore[misc]
@@ -137,10 +137,7 @@ def free_places(needs: Mapping[str, float]) -> int | None:
     nodes = [node for node in ray.nodes() if node["Alive"]]
     if not all(answers(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in nodes):
         return None
-    return sum(
-        min(int(free.get(node["NodeID"], {}).get(kind, 0) // need) for kind, need in needs.items())
-        for node in nodes
-    )
+    return sum(places([free.get(node["NodeID"], {}) for node in nodes], needs))
 
 
 def answers(host: str, port: int) -> bool:

@@ -7,7 +7,7 @@ neither torch nor transformers for that.
 from typing import Any
 
 
-def train_entry(options: dict[str, Any]) -> dict[str, Any]:
+def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any]:
     """Unpickle the job, fetch the data and train.
 
     A loss that is not finite, which every rank meets at the same step, is returned and not raised:

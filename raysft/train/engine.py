@@ -1,14 +1,73 @@
-"""The DeepSpeed engine and its optimizer."""
+"""Model, DeepSpeed engine and optimizer on the device of a worker."""
 
+import os
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import ray.train
+import ray.train.torch
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.model.cpu_bf16 import choose as choose_products
+from raysft.model.load import load_model
+from raysft.runs import events, provenance
+from raysft.runs.events import Emit
+from raysft.train.perf import held_memory_gib, memory_kind
+
+
+def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) -> Any:
+    """Model and DeepSpeed engine on this worker's device. num_tokens: the tokenizer's."""
+    import deepspeed
+
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    # Ray has made the process group; DeepSpeed adopts it and reads the local rank from here.
+    os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
+    let_ninja_be_found()
+    skip_inference_op(deepspeed)
+    check_precision(config.engine.precision)
+    deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
+    products = None  # how bf16 is multiplied, where there is a choice
+    if not config.on_gpu:
+        chosen = choose_products(config.engine.cpu_products)
+        products = chosen if config.engine.precision == "bf16" else None
+    held = {"process": held_memory_gib(ray.train.torch.get_device())}
+    model = load_model(config, hf_config, deepspeed_config(config), num_tokens)
+    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    engine, kernel = make_engine(config, model)
+    held["model states"] = held_memory_gib(engine.device) - held["process"]
+    emit(
+        events.Workers(
+            world_size=dist.get_world_size(),
+            parameters=parameters,
+            optimizer=kernel,
+            products=products,
+            memory_kind=memory_kind(engine.device),
+            memory_gib=held,
+            observed=provenance.observed(),
+        )
+    )
+    return engine
+
+
+def let_ninja_be_found() -> None:
+    """DeepSpeed calls it by name to compile its CPU Adam, and it lies beside this Python."""
+    beside = str(Path(sys.executable).parent)
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}{os.pathsep}{beside}"
+
+
+def skip_inference_op(deepspeed: Any) -> None:
+    """Keep DeepSpeed from compiling its shared-memory all-reduce, a minute at the first start.
+
+    Only tensor-parallel inference on a CPU uses it; training goes through Gloo.
+    """
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
 def check_precision(precision: str) -> None:

@@ -1,14 +1,15 @@
 """From step results to reduced plain numbers."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from raysft.data.loader import StepData
 from raysft.errors import NotFinite
-from raysft.runs.events import Event
 from raysft.train.perf import peak_memory_gib, percentile
 from raysft.train.step import StepResult
 
@@ -35,12 +36,12 @@ class Progress:
     eval_instruction_loss_last: float | None = None
     recent_norms: list[float] = field(default_factory=list)  # kept by spikes.remember()
 
-    def advance(self, tokens: int, supervised_tokens: int, result: StepResult) -> None:
+    def advance(self, data: StepData, result: StepResult) -> None:
         self.step += 1
         self.applied_steps += result.applied
         self.spikes_skipped += result.spike
-        self.tokens_seen += tokens
-        self.supervised_tokens_seen += supervised_tokens
+        self.tokens_seen += data.tokens
+        self.supervised_tokens_seen += data.supervised_tokens
 
     def record_train(self, loss: float, clipped_steps: int) -> None:
         self.clipped_steps += clipped_steps
@@ -48,9 +49,10 @@ class Progress:
         if self.train_loss_first is None:
             self.train_loss_first = loss
 
-    def record_eval(self, loss: float | None, instruction_loss: float | None) -> None:
-        self.eval_loss_last = loss
-        self.eval_instruction_loss_last = instruction_loss
+    def record_eval(self, found: Mapping[str, float | None]) -> None:
+        """found: what the objective's `evaluate` returns."""
+        self.eval_loss_last = loss = found["eval_loss"]
+        self.eval_instruction_loss_last = found.get("eval_instruction_loss")
         if self.step == 0:
             self.eval_loss_first = loss
 
@@ -64,25 +66,27 @@ class Window:
     """The steps since the last log line. Holds device tensors: nothing is read before `reduce`."""
 
     results: list[StepResult] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)  # what each loss is divided by
     tokens: list[int] = field(default_factory=list)  # of each step, over all ranks, no padding
     supervised: list[int] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
-    def add(self, result: StepResult, tokens: int, supervised: int, seconds: float) -> None:
+    def add(self, data: StepData, count: int, result: StepResult, seconds: float) -> None:
         self.results.append(result)
-        self.tokens.append(tokens)
-        self.supervised.append(supervised)
+        self.counts.append(count)
+        self.tokens.append(data.tokens)
+        self.supervised.append(data.supervised_tokens)
         self.seconds.append(seconds)
 
-    def reduce(self, device: torch.device, max_grad_norm: float, step: int) -> Event:
+    def reduce(self, device: torch.device, max_grad_norm: float, step: int) -> dict[str, Any]:
         """One line of metrics over all ranks; every rank must call it. Raises NotFinite."""
-        losses = torch.stack([r.nll_sum for r in self.results]).double()
+        losses = torch.stack([r.loss_sum for r in self.results]).double()
         dist.all_reduce(losses)
         memory = torch.tensor([peak_memory_gib(device)], device=device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         norms = [float(r.grad_norm) for r in self.results]
         applied = [r.applied for r in self.results]
-        loss = losses.sum().item() / sum(self.supervised)
+        loss = losses.sum().item() / sum(self.counts)
         if not math.isfinite(loss):
             place = int((~torch.isfinite(losses)).nonzero()[0])
             at = step - len(losses) + 1 + place

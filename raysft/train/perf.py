@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raysft.data.loader import StepData
 from raysft.estimate.shape import Dims, flops
 
 GIB = 2**30
@@ -77,11 +78,11 @@ class StepClock:
     def start(self) -> None:
         self._started = time.perf_counter()
 
-    def stop(self, tokens: int, supervised_tokens: int, pairs: int, *, applied: bool) -> float:
+    def stop(self, data: StepData, *, applied: bool) -> float:
         """Seconds since start; kept for the summary unless the update was skipped."""
         seconds = time.perf_counter() - self._started
         if applied:
-            self._steps.append((seconds, tokens, supervised_tokens, pairs))
+            self._steps.append((seconds, data.tokens, data.supervised_tokens, data.pairs))
         return seconds
 
     def summary(self) -> dict[str, float | None]:

@@ -5,13 +5,15 @@ every border, which is why nothing is timed unless asked for.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 
+T = TypeVar("T")
+END = object()  # of what an iterator gives
 PHASES = (
     "data",
     "forward",
@@ -92,6 +94,17 @@ def phase(name: str) -> Iterator[None]:
             yield
     finally:
         profile.leave()
+
+
+def waiting_for(name: str, items: Iterable[T]) -> Iterator[T]:
+    """The same items; what it takes until each is there counts to the phase."""
+    rest = iter(items)
+    while True:
+        with phase(name):
+            item = next(rest, END)
+        if item is END:
+            return
+        yield cast(T, item)
 
 
 def watch_communication() -> None:

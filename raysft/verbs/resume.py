@@ -1,89 +1,48 @@
 """Whether a run may start in a folder, or go on there with the config it is given now."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.runs import rundir
-from raysft.train.checkpoint import repair
+from raysft.verbs.verb import Summary, Verb
 
-# What the saved state depends on: a change would load wrongly, or repeat or skip records.
-FIXED = (
-    "model", "data", "batch", "engine.precision", "engine.offload_optimizer",
-    "engine.offload_params", "optim.name", "run.seed",
-)  # fmt: skip
-# What may differ without a word: of a run, and of a search.
-FREE = (
-    "run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures",
-)  # fmt: skip
-FREE_SEARCH = (
-    "run.name", "run.storage", "log", "bench", "tune.num_trials", "tune.max_concurrent",
-    "scaling.max_failures",
-)  # fmt: skip
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
 
 
-def admit(verb: str, run_dir: Path, config: Config, *, resume: bool) -> list[str]:
+def admit(verb: Verb, run_dir: Path, config: "Config", *, resume: bool) -> list[str]:
     """Warnings, if any. Raises UserError when the folder holds a run, or cannot be gone on with."""
     if resume:
-        return CHECK_RESUME[verb](run_dir, config)
+        assert verb.check_resume is not None  # no other verb has the option
+        return verb.check_resume(run_dir, config)
     if any((run_dir / started).exists() for started in rundir.STARTED):
         raise UserError(
             f"{run_dir} holds a run already: choose another --name, "
-            + ("go on with it by --resume, " if verb in CHECK_RESUME else "")
+            + ("go on with it by --resume, " if verb.check_resume else "")
             + "or remove it"
         )
     return []
 
 
-def resumable(verb: str, run_dir: Path) -> bool:
-    """Whether a run that was interrupted has left something to go on from."""
-    if verb == "train":
-        return bool(rundir.checkpoints(run_dir))
-    return (run_dir / rundir.RESULTS).exists()
+def how_to_resume(before: str, where: str) -> Callable[[Summary], str]:
+    """The words after an interrupt: the command that goes on, or that it came before anything."""
+
+    def words(summary: Summary) -> str:
+        run_dir = Path(summary["run_dir"])
+        if not summary["resumable"]:
+            return f"interrupted before {before}; nothing to resume in {run_dir}"
+        command = shlex.split(summary["stamp"]["command"])
+        command += [] if "--name" in command else ["--name", run_dir.name]
+        command += [] if "--resume" in command else ["--resume"]
+        return f"interrupted; go on {where} with\n  {shlex.join(command)}"
+
+    return words
 
 
-def check_resume(run_dir: Path, config: Config) -> list[str]:
-    """Warnings. Raises UserError when there is nothing to resume, or the config does not fit it."""
-    spec = rundir.read_json(run_dir / rundir.RUN)
-    mended = repair.mend(run_dir)
-    if not rundir.checkpoints(run_dir):
-        raise UserError(
-            f"{run_dir} has no checkpoint to resume from: start it under another --name"
-        )
-    changed = changes(spec["config"], config)
-    fixed = {key: pair for key, pair in changed.items() if starts_with_any(key, FIXED)}
-    refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
-    free = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
-    told = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in free.items()]
-    return [mended, *told] if mended else told
-
-
-def check_resume_search(run_dir: Path, config: Config) -> list[str]:
-    """No warning. Raises UserError when there is no search, or its trials were others."""
-    spec = rundir.read_json(run_dir / rundir.RUN)
-    if not (run_dir / rundir.RESULTS).exists():
-        raise UserError(f"{run_dir} has no trial to go on with: start it under another --name")
-    if config.tune.scheduler == "pbt":
-        raise UserError(
-            f"{run_dir} cannot go on: under pbt the trials live off each other, and those that "
-            "ended cannot be asked again. Start it under another --name"
-        )
-    changed = changes(spec["config"], config)
-    others = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE_SEARCH)}
-    refuse(others, f"{run_dir} cannot go on with trials that differ from those it has")
-    return []
-
-
-CHECK_RESUME: dict[str, Callable[[Path, Config], list[str]]] = {
-    "train": check_resume,
-    "tune": check_resume_search,
-}
-
-
-def changes(spec: dict[str, Any], config: Config) -> dict[str, tuple[Any, Any]]:
+def changes(spec: dict[str, Any], config: "Config") -> dict[str, tuple[Any, Any]]:
     """Key of the config: what it was, what it is."""
     before, now = flat(spec), flat(config.model_dump(mode="json"))
     keys = sorted(before.keys() | now.keys())

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from raysft.runs import rundir
+from raysft.train.checkpoint import layout
 from tests.ray.hosts import SCRIPT, URL, environment
 
 STEPS = 60
@@ -88,7 +89,7 @@ class Run:
         written = self.folder / rundir.CHECKPOINTS
 
         def begun() -> bool:
-            return any(written.glob(rundir.WRITING + "*"))
+            return any(written.glob(layout.WRITING + "*"))
 
         wait_for(lambda: begun() or self.process.poll() is not None, every_s=0.001)
         assert self.process.poll() is None, self.process.communicate()[1]

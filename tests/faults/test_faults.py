@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from raysft.runs import rundir
+from raysft.runs import rundir, snapshot
+from raysft.train.checkpoint import layout
 from raysft.train.checkpoint.integrity import damage
 from tests.faults.conftest import STEPS, Fault, Run, difference, family, stop, wait_for
 from tests.faults.nodes import two_nodes
@@ -82,7 +83,7 @@ def test_a_worker_is_killed_during_a_checkpoint(
     time.sleep(delay_s)
     stop(workers[which])
     healed(run, fault, undisturbed)
-    assert not list((run.folder / rundir.CHECKPOINTS).glob(rundir.WRITING + "*"))
+    assert not list((run.folder / rundir.CHECKPOINTS).glob(layout.WRITING + "*"))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -165,7 +166,7 @@ def test_the_run_is_interrupted(
     run.process.send_signal(signum)
     said = run.end(code=130)
     assert "go on from the newest checkpoint with" in said
-    assert max(rundir.checkpoints_by_step(run.folder)) > 33
+    assert max(snapshot.checkpoints_by_step(run.folder)) > 33
     resumed(tmp_path, fault, undisturbed)
 
 
@@ -220,7 +221,7 @@ def test_the_disk_fills(
     said = healed(run, fault, undisturbed)
     assert said.count("no checkpoint at step") == 1
     assert ("room for a checkpoint again" in said) == freed
-    kept = rundir.checkpoints_by_step(run.folder)
+    kept = snapshot.checkpoints_by_step(run.folder)
     assert max(kept) == (60 if freed else 10)
     assert all(damage(path) is None for path in kept.values())
 
@@ -237,7 +238,7 @@ def test_the_disk_fills_to_the_last_byte(
         while True:
             file.write(bytes(4096))
     assert "the disk is full" in run.end(code=1)
-    assert all(damage(path) is None for path in rundir.checkpoints(run.folder))
+    assert all(damage(path) is None for path in snapshot.checkpoints(run.folder))
     filler.unlink()
     resumed(tmp_path, fault, undisturbed)
 
@@ -245,7 +246,7 @@ def test_the_disk_fills_to_the_last_byte(
 @pytest.fixture(scope="session")
 def saved(undisturbed: Run) -> list[str]:
     """The files of its newest checkpoint."""
-    newest = rundir.checkpoints(undisturbed.folder)[-1]
+    newest = snapshot.checkpoints(undisturbed.folder)[-1]
     return sorted(str(p.relative_to(newest)) for p in newest.rglob("*") if p.is_file())
 
 
@@ -260,7 +261,7 @@ def test_a_file_of_the_newest_checkpoint_is_corrupted(
     assert len(saved) == FILES, saved
     fault = ledger("checkpoint corrupted", f"one bit of {Path(saved[number]).name}")
     shutil.copytree(undisturbed.folder, tmp_path / "runs/run")
-    file = rundir.checkpoints(tmp_path / "runs/run")[-1] / saved[number]
+    file = snapshot.checkpoints(tmp_path / "runs/run")[-1] / saved[number]
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
@@ -273,7 +274,7 @@ def test_the_register_of_checkpoints_is_corrupted(
 ) -> None:
     fault = ledger("checkpoint corrupted", f"the register: {kind}")
     shutil.copytree(undisturbed.folder, tmp_path / "runs/run")
-    register = tmp_path / "runs/run" / rundir.CHECKPOINTS / rundir.REGISTER
+    register = tmp_path / "runs/run" / rundir.CHECKPOINTS / snapshot.FILE
     text = register.read_text()
     register.write_text(text[: len(text) // 2])
     if kind == "gone":
@@ -285,7 +286,7 @@ def test_the_register_of_checkpoints_is_corrupted(
 def test_all_checkpoints_are_corrupted(undisturbed: Run, ledger: Enter, tmp_path: Path) -> None:
     fault = ledger("checkpoint corrupted", "all of them")
     shutil.copytree(undisturbed.folder, tmp_path / "runs/run")
-    for folder in rundir.checkpoints(tmp_path / "runs/run"):
+    for folder in snapshot.checkpoints(tmp_path / "runs/run"):
         (folder / "manifest_1.json").unlink()
     said = Run(tmp_path, resume=True).end(code=1)
     assert "is whole: 1 of 2 manifests are missing in the oldest of them" in said

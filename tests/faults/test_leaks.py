@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from raysft.runs import rundir
+from raysft.train.checkpoint import layout
 from tests.faults.conftest import Run, family, stop, wait_for
 
 MARK = "RAYSFT_TEST_RUN"  # in the environment of a run, and so of all that it starts
@@ -54,7 +55,7 @@ class Place:
 
     def left(self) -> list[str]:
         shared = [name for name in os.listdir("/dev/shm") if name not in self.shared]
-        unfinished = list((self.folder / "runs").glob(f"*/checkpoints/{rundir.WRITING}*"))
+        unfinished = list((self.folder / "runs").glob(f"*/checkpoints/{layout.WRITING}*"))
         temporary = [str(path) for path in self.temporary.rglob("*")]
         return self.processes() + shared + temporary + [str(path) for path in unfinished]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raysft.runs import rundir
+from raysft.runs import snapshot
 from raysft.train.checkpoint.integrity import damage
 from tests.faults.conftest import Run
 from tests.faults.test_faults import Enter, healed
@@ -48,7 +48,7 @@ def test_a_link_is_cut_for_good(
     hosts.do("cut")
     said = healed(run, fault, undisturbed, tolerance=1e-3)
     assert "room for 1 of 2 workers: going on with 1" in said
-    assert [damage(path) for path in rundir.checkpoints(run.folder)] == [None, None]
+    assert [damage(path) for path in snapshot.checkpoints(run.folder)] == [None, None]
 
 
 def test_a_host_is_lost_and_comes_back(

@@ -13,7 +13,7 @@ from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared, prepare
 from raysft.model.load import load_model_config, load_template
-from raysft.runs.events import Event
+from raysft.runs.events import Event, Metrics
 from raysft.runtime.fit import RunResult, fit
 
 # As DeepSpeed asks: AMX or avx512_fp16.
@@ -93,4 +93,8 @@ def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepar
 
 
 def steps_of(events: list[Event]) -> list[dict[str, Any]]:
-    return [e for e in events if e["event"] == "metrics" and "loss" in e]
+    return [
+        {"step": e.step, **e.values}
+        for e in events
+        if isinstance(e, Metrics) and "loss" in e.values
+    ]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raysft.runs import snapshot
 from raysft.runs.events import Event
 from tests.ray.conftest import CPU_MULTIPLIES_FP16, fit_in, steps_of, tiny_config
 
@@ -82,6 +83,6 @@ def test_a_checkpoint_in_bf16_holds_the_model_that_is_exported(
     )  # fmt: skip
     fit_in(tmp_path, config)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / rundir.MODEL)
-    found = read_weights(rundir.checkpoints(tmp_path)[-1])
+    found = read_weights(snapshot.checkpoints(tmp_path)[-1])
     for name, parameter in model.named_parameters():
         assert torch.equal(found[name].bfloat16(), parameter), name

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raysft.runs import rundir
+from raysft.runs import snapshot
 from tests.conftest import Outcome, run_raysft
 
 TRAIN = ("train", "gpt2-tiny-cpu", "--name", "run", "--set", "run.max_steps=2")
@@ -129,7 +129,7 @@ def test_resume_without_a_run_or_with_other_settings(tmp_path: Path) -> None:
     register = {
         "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
     }
-    write(tmp_path / "runs/run/checkpoints" / rundir.REGISTER, register)
+    write(tmp_path / "runs/run/checkpoints" / snapshot.FILE, register)
     other = ("--resume", "--set", "run.seed=1", "--set", "model.shape.n_layer=3")
     check(
         run_raysft(*TRAIN, *other, cwd=tmp_path),
@@ -180,7 +180,7 @@ def test_a_disk_too_full_for_another_checkpoint(small_disk: Path, tmp_path: Path
     assert outcome.stderr.count("no checkpoint at step") == 1
     assert "no checkpoint at step 4: it needs" in outcome.stderr
     assert (outcome.summary["checkpoints"], outcome.summary["checkpoints_skipped"]) == (1, 2)
-    assert list(rundir.checkpoints_by_step(small_disk / "run")) == [2]
+    assert list(snapshot.checkpoints_by_step(small_disk / "run")) == [2]
 
 
 def start(tmp_path: Path, *options: str) -> tuple["subprocess.Popen[str]", psutil.Process]:
@@ -223,7 +223,7 @@ def test_an_interrupt_finishes_the_step_and_takes_a_checkpoint(tmp_path: Path) -
     assert "stopping after this step and its checkpoint; a second Ctrl-C stops at once" in stderr
     assert "go on from the newest checkpoint" in stderr
     assert "Traceback" not in stderr
-    (step,) = rundir.checkpoints_by_step(tmp_path / "runs/run")
+    (step,) = snapshot.checkpoints_by_step(tmp_path / "runs/run")
     assert 25 <= step < 300  # which is where the first would have been
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
     resumed = run_raysft(
@@ -265,7 +265,7 @@ def test_a_dead_worker_is_replaced_where_that_is_allowed(tmp_path: Path) -> None
     options = ("scaling.max_failures=1", "run.max_steps=60", "log.every_steps=1")
     sets = [word for option in options for word in ("--set", option)]
     process, job = start(tmp_path, *sets, "--set", "checkpoint.every_steps=10")
-    wait_for(lambda: bool(rundir.checkpoints(tmp_path / "runs/run")))
+    wait_for(lambda: bool(snapshot.checkpoints(tmp_path / "runs/run")))
     workers_of(job)[0].kill()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 0, stderr

@@ -12,7 +12,7 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from raysft.errors import NotFinite, RunError
-from raysft.runs import rundir
+from raysft.runs import events, snapshot
 from raysft.runs.events import Event
 from raysft.train.checkpoint.export import read_weights
 from raysft.train.checkpoint.integrity import damage
@@ -73,16 +73,16 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     words, spoil, told = DAMAGES[kind]
     again = tmp_path / "again"
     shutil.copytree(folder, again)
-    newest = rundir.checkpoints_by_step(again)[6]
+    newest = snapshot.checkpoints_by_step(again)[6]
     assert damage(newest) is None
     spoil(shard(newest, words))
     assert told in str(damage(newest))
     _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS))
-    warnings = [event["message"] for event in said if event["event"] == "warning"]
+    warnings = [event.message for event in said if isinstance(event, events.Warning)]
     assert len(warnings) == 1
     assert f"{newest} is damaged" in warnings[0]
     assert told in warnings[0]
-    assert next(event["step"] for event in said if event["event"] == "started") == 4
+    assert next(event.step for event in said if isinstance(event, events.Started)) == 4
     assert numbers(said, after=4) == numbers(events, after=4)
 
 
@@ -93,9 +93,9 @@ def test_a_run_goes_on_with_fewer_workers(
     folder, events = undisturbed
     again = tmp_path / "again"
     shutil.copytree(folder, again)
-    flip(shard(rundir.checkpoints_by_step(again)[6], "rank_0_mp_rank_00_optim"))
+    flip(shard(snapshot.checkpoints_by_step(again)[6], "rank_0_mp_rank_00_optim"))
     _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS, "scaling.workers=1"))
-    assert next(event["step"] for event in said if event["event"] == "started") == 4
+    assert next(event.step for event in said if isinstance(event, events.Started)) == 4
     for found, wanted in zip(numbers(said, after=4), numbers(events, after=4), strict=True):
         assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
     assert not list((again / "checkpoints").glob("*.universal"))
@@ -119,16 +119,16 @@ def test_a_run_goes_on_under_other_zero_stages(
     folder, events = undisturbed
     again = tmp_path / "again"
     shutil.copytree(folder, again)
-    names = read_weights(rundir.checkpoints(folder)[-1]).keys()
+    names = read_weights(snapshot.checkpoints(folder)[-1]).keys()
     for step, (stage, workers) in ((4, there), (5, back)):
-        flip(rundir.checkpoints_by_step(again)[6] / "rng_0.pt")
+        flip(snapshot.checkpoints_by_step(again)[6] / "rng_0.pt")
         settings = (f"engine.{stage}", f"scaling.{workers}", "checkpoint.every_steps=1")
         _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS, *settings))
-        assert next(event["step"] for event in said if event["event"] == "started") == step
+        assert next(event.step for event in said if isinstance(event, events.Started)) == step
         for found, wanted in zip(numbers(said, step), numbers(events, step), strict=True):
             assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
         # An export finds the stage of a checkpoint in its files.
-        assert read_weights(rundir.checkpoints(again)[-1]).keys() == names
+        assert read_weights(snapshot.checkpoints(again)[-1]).keys() == names
     assert not list((again / "checkpoints").glob("*.universal"))
 
 
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_computes_something_else_is_refused(
     """The files are what their manifest says, and the weights are not those that were saved."""
     again = tmp_path / "again"
     shutil.copytree(undisturbed[0], again)
-    newest = rundir.checkpoints_by_step(again)[6]
+    newest = snapshot.checkpoints_by_step(again)[6]
     path = shard(newest, "rank_0_mp_rank_00_optim")
     state = torch.load(path, weights_only=False)
     for group in state["optimizer_state_dict"]["fp32_flat_groups"]:
@@ -177,7 +177,7 @@ def test_a_run_starts_with_as_many_workers_as_there_is_room_for(
     finally:
         if held is not None:
             remove_placement_group(held)
-    told = [event["message"] for event in said if event["event"] == "warning"]
+    told = [event.message for event in said if isinstance(event, events.Warning)]
     assert told == ["room for 2 of 4 workers: going on with 2"]
-    assert next(event["world_size"] for event in said if event["event"] == "workers") == 2
+    assert next(event.world_size for event in said if isinstance(event, events.Workers)) == 2
     assert numbers(said, after=0) == numbers(wanted, after=0)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from raysft.data import demo
-from raysft.runs import rundir
+from raysft.runs import snapshot
 from raysft.runs.events import Event
 from raysft.runtime.fit import RunResult
 from tests.ray.conftest import fit_in, steps_of, tiny_config
@@ -85,7 +85,7 @@ def run(
 
 
 def warnings_of(events: list[Event]) -> list[str]:
-    return [event["message"] for event in events if event["event"] == "warning"]
+    return [event.message for event in events if isinstance(event, events.Warning)]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def state_after(folder: Path, step: int) -> dict[str, torch.Tensor]:
         elif torch.is_tensor(value) or name.endswith("/step"):
             found[name] = torch.as_tensor(value)
 
-    for path in sorted((rundir.checkpoints_by_step(folder)[step] / "state").glob("*.pt")):
+    for path in sorted((snapshot.checkpoints_by_step(folder)[step] / "state").glob("*.pt")):
         content = torch.load(path, weights_only=False)
         for key in ("module", "optimizer", "optimizer_state_dict"):
             collect(f"{path.name}/{key}", content.get(key))
@@ -155,9 +155,9 @@ def test_a_resumed_run_skips_the_same_steps(run: Run, tiny_model: Path, tmp_path
     """The checkpoint holds the norms that those of the last two steps are held against."""
     again = tmp_path / "again"
     shutil.copytree(run.folder, again)
-    flip(shard(rundir.checkpoints_by_step(again)[STEPS], "rank_1_mp_rank_00_optim"))
+    flip(shard(snapshot.checkpoints_by_step(again)[STEPS], "rank_1_mp_rank_00_optim"))
     result, events, _ = fit_in(again, tiny_config(tiny_model, *run.settings))
-    assert next(event["step"] for event in events if event["event"] == "started") == SAVED
+    assert next(event.step for event in events if isinstance(event, events.Started)) == SAVED
     assert numbers(events, after=SAVED) == numbers(run.events, after=SAVED)
     assert result.totals["spikes_skipped"] == len(DAMAGED)
     assert warnings_of(events)[1:] == warnings_of(run.events)[1:]  # the first is of the damage

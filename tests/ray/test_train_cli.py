@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raysft.data import demo
-from raysft.runs import rundir
+from raysft.runs import snapshot
 from raysft.train.profile import PHASES
 from tests.conftest import Outcome, run_raysft
 
@@ -199,7 +199,7 @@ def test_interrupted_and_resumed_is_the_same_run(short_run: Outcome, folder: Pat
         text=True,
     )
     deadline = time.monotonic() + 120
-    while not rundir.checkpoints(folder / "runs/cut"):
+    while not snapshot.checkpoints(folder / "runs/cut"):
         assert time.monotonic() < deadline, "no checkpoint within 120 s"
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)

@@ -16,10 +16,10 @@ from raysft.config.load import load_config
 from raysft.data.dataset import prepare
 from raysft.errors import RunError
 from raysft.model.load import load_template
-from raysft.runs import rundir
+from raysft.runs import events, rundir
 from raysft.runs.events import Event
 from raysft.studies.tune import search
-from raysft.studies.tune.trial import Study
+from raysft.studies.tune.trial import SearchInputs
 from raysft.studies.tune.trials import Trial, read_results
 from tests.conftest import run_raysft
 from tests.ray.test_errors_cli import check, wait_for, workers_of
@@ -40,7 +40,7 @@ def rates(*values: float) -> str:
     return f"tune.space.optim.lr={{grid={list(values)}}}"
 
 
-def search_in(folder: Path, emit: Any, *settings: str) -> tuple[Event, dict[int, Trial]]:
+def search_in(folder: Path, emit: Any, *settings: str) -> tuple[dict[str, Any], dict[int, Trial]]:
     """A search on the shared cluster, without a command line around it."""
     config = load_config("tune-stability", [*SMALL, *settings])
     template = load_template(config)
@@ -48,7 +48,7 @@ def search_in(folder: Path, emit: Any, *settings: str) -> tuple[Event, dict[int,
     stamp = {"command": "test", "utc": "2026-01-01T00:00:00+00:00"}
     spec = {"verb": "tune", "config": config.model_dump(mode="json"), "stamp": stamp}
     rundir.write_json(folder / rundir.RUN, spec)
-    study = Study(config, data.train, data.heldout, template, folder, stamp, replays={})
+    study = SearchInputs(config, data.train, data.heldout, template, folder, stamp, replays={})
     assert config.run.max_steps is not None
     summary = search.run(study, [], config.run.max_steps, emit)
     return summary, {one.number: one for one in read_results(folder)[2]}
@@ -67,7 +67,7 @@ def test_bad_trials_end_early_and_the_best_trains_again(tmp_path: Path) -> None:
     freed_after_s: list[float] = []
 
     def watch(event: Event) -> None:
-        if event["event"] == "trial" and event["status"] == "stopped":
+        if isinstance(event, events.Trial) and event.status == "stopped":
             stopped, workers = time.monotonic(), workers_of(psutil.Process())
             assert workers
 
@@ -115,7 +115,7 @@ def test_a_trial_whose_worker_dies_begins_again(tmp_path: Path) -> None:
     killed: list[psutil.Process] = []
 
     def kill(event: Event) -> None:
-        if event["event"] == "trial" and event["step"] == 3 and not killed:
+        if isinstance(event, events.Trial) and event.step == 3 and not killed:
             killed.extend(workers_of(psutil.Process())[:1])
             killed[0].kill()
 

@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raysft.cli.console import stdout
+from raysft.cli.terminal import stdout
 from raysft.config.load import load_config
 from raysft.errors import UserError
+from raysft.studies.compare import compare
 from raysft.studies.numbers import percentile
-from raysft.studies.seq_len.compare import compare
-from raysft.studies.seq_len.report import markdown, read_results, rows_of, verdict, write_report
-from raysft.studies.seq_len.run import Case, case_config, cases, joined, longest
-from raysft.studies.seq_len.run import rows_of as dataset_of
+from raysft.studies.results import read
+from raysft.studies.seq_len.cases import Case, case_config, cases, longest
+from raysft.studies.seq_len.report import STUDY, markdown, verdict, write_report
+from raysft.studies.seq_len.rows import rows_of
+from raysft.studies.seq_len.sequences import joined
+from raysft.studies.seq_len.sequences import rows_of as dataset_of
 
 
 def test_both_tables_share_their_longest_case() -> None:
@@ -148,7 +151,7 @@ def test_comparing(results: dict[str, Any], tmp_path: Path) -> None:
         other = copy.deepcopy(results)
         other["cases"][0][change] = value
         second.write_text(json.dumps(other))
-        return compare(first, second, tolerance, stdout)
+        return compare(STUDY, read(first), read(second), tolerance, stdout)
 
     assert against("step_times_s", [1.6]) == 0
     assert against("step_times_s", [1.7]) == 1
@@ -160,7 +163,7 @@ def test_comparing(results: dict[str, Any], tmp_path: Path) -> None:
 
 def test_what_is_no_result_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"results.json: No such file"):
-        read_results(tmp_path)
+        read(tmp_path)
     (tmp_path / "results.json").write_text("{}")
     with pytest.raises(UserError, match="holds no results"):
-        read_results(tmp_path)
+        read(tmp_path)

@@ -7,7 +7,7 @@ import pytest
 from raysft.config.load import load_config, parse_override, preset_names, validate, with_overrides
 from raysft.config.schema import Config
 from raysft.errors import UserError
-from raysft.verbs.plan import equations
+from raysft.verbs.train import equations
 
 
 def error_of(*overrides: str, source: str = "gpt2-tiny-cpu") -> str:

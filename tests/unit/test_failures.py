@@ -50,7 +50,7 @@ def test_lost_workers_are_replaced_as_often_as_allowed() -> None:
         assert heal.make_decision(failed(peer, lost())) == RETRY
     assert heal.make_decision(failed(lost(), peer)) == RAISE
     words = "lost worker 1: its process or its node died: the workers start again from"
-    assert [words in event["message"] for event in said] == [True] * 3
+    assert [words in event.message for event in said] == [True] * 3
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_what_the_controller_meets_is_told_like_that_of_a_worker() -> None:
     assert not said
     late = ControllerError(WorkerGroupStartupTimeoutError(2))
     assert heal.make_decision(late) == RETRY
-    assert "2 workers could not be placed in a minute: the workers start" in said[0]["message"]
+    assert "2 workers could not be placed in a minute: the workers start" in said[0].message
 
 
 def test_a_cut_connection_is_a_lost_worker_however_often_it_comes() -> None:
@@ -92,7 +92,7 @@ def test_a_cut_connection_is_a_lost_worker_however_often_it_comes() -> None:
     cut = RuntimeError("Read error [127.0.0.1]:3797: Connection reset by peer. GLHF!")
     for _ in range(3):
         assert heal.make_decision(failed(cut, cut)) == RETRY
-    assert "lost a worker: its process or its node died" in said[0]["message"]
+    assert "lost a worker: its process or its node died" in said[0].message
     assert heal.make_decision(failed(cut, cut)) == RAISE
 
 
@@ -100,7 +100,7 @@ def test_a_workers_own_error_is_not_hidden_by_what_the_others_meet() -> None:
     heal, said = policy()
     cut = RuntimeError("Read error [127.0.0.1]:3797: Connection reset by peer. GLHF!")
     assert heal.make_decision(failed(cut, ValueError("of its own"))) == RETRY
-    assert "a worker failed: of its own: the workers start again" in said[0]["message"]
+    assert "a worker failed: of its own: the workers start again" in said[0].message
     assert heal.make_decision(failed(cut, ValueError("of its own"))) == RAISE
 
 
@@ -116,7 +116,7 @@ def test_the_same_error_twice_is_not_tried_a_third_time() -> None:
     memory = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 75 GiB")
     assert heal.make_decision(failed(memory)) == RETRY
     assert heal.make_decision(failed(memory)) == RAISE
-    assert "out of memory: a worker asked for more than there is: the workers" in said[0]["message"]
+    assert "out of memory: a worker asked for more than there is: the workers" in said[0].message
     assert isinstance(explain_failure(failed(memory)), OutOfMemory)
     heal, _ = policy()
     assert heal.make_decision(failed(ValueError("one"))) == RETRY

@@ -35,7 +35,7 @@ from raysft.errors import RunError, UserError
 from raysft.model import generate
 from raysft.model.load import load_model, load_model_config, load_template
 from raysft.runs import rundir
-from raysft.train.checkpoint import restore
+from raysft.train.checkpoint import layout, restore
 from raysft.train.checkpoint.export import read_weights
 from tests.unit import test_hub
 
@@ -421,7 +421,7 @@ def restored(folder: Path) -> Any:
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """Of a checkpoint with no weights yet."""
     path = tmp_path / "checkpoint_a"
-    (path / restore.TAG).mkdir(parents=True)
+    (path / layout.TAG).mkdir(parents=True)
     (path / "manifest_0.json").write_text('{"world_size": 1, "zero_stage": 3, "files": {}}')
     if request.param == "checkpoint":
         return path
@@ -435,8 +435,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "name",
     [
-        f"{restore.TAG}/mp_rank_00_model_states.pt",
-        f"{restore.TAG}/zero_pp_rank_0_mp_rank_00_optim_states.pt",
+        f"{layout.TAG}/mp_rank_00_model_states.pt",
+        f"{layout.TAG}/zero_pp_rank_0_mp_rank_00_optim_states.pt",
         "rng_0.pt",
     ],
 )
@@ -455,9 +455,9 @@ def test_a_checkpoint_that_is_elsewhere_is_not_loaded(
 ) -> None:
     """What a link leads to is read by DeepSpeed, and was not looked at."""
     elsewhere = tmp_path / "elsewhere"
-    shutil.move(folder / restore.TAG, elsewhere)
-    (folder / restore.TAG).symlink_to(elsewhere)
-    weights = folder / restore.TAG / "mp_rank_00_model_states.pt"
+    shutil.move(folder / layout.TAG, elsewhere)
+    (folder / layout.TAG).symlink_to(elsewhere)
+    weights = folder / layout.TAG / "mp_rank_00_model_states.pt"
     weights.write_bytes(saved(marker, "as today"))
     works(marker, lambda: torch_load(weights))
     with pytest.raises(RunError, match=r"is a link to another folder"):

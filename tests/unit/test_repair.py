@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from raysft.errors import RunError
-from raysft.runs import rundir
-from raysft.train.checkpoint import repair
+from raysft.runs import rundir, snapshot
+from raysft.train.checkpoint import layout, repair
 from raysft.train.checkpoint.export import read_weights
 from raysft.train.checkpoint.integrity import crc
 
@@ -33,43 +33,43 @@ def run_dir(tmp_path: Path) -> Path:
         checkpoint(tmp_path, name, step)
     (tmp_path / rundir.CHECKPOINTS / "checkpoint_c" / "state.pt").write_bytes(b"other")
     steps = [(10, "checkpoint_a"), (20, "checkpoint_b")]
-    rundir.write_json(tmp_path / rundir.CHECKPOINTS / rundir.REGISTER, repair.snapshot(steps))
+    snapshot.write(tmp_path / rundir.CHECKPOINTS, steps)
     return tmp_path
 
 
 def test_a_whole_register_is_left_alone(run_dir: Path) -> None:
-    path = run_dir / rundir.CHECKPOINTS / rundir.REGISTER
+    path = run_dir / rundir.CHECKPOINTS / snapshot.FILE
     before = path.read_bytes()
-    assert repair.mend(run_dir) is None
+    assert repair.repair(run_dir) is None
     assert path.read_bytes() == before
-    assert list(rundir.checkpoints_by_step(run_dir)) == [10, 20]
+    assert list(snapshot.checkpoints_by_step(run_dir)) == [10, 20]
 
 
 @pytest.mark.parametrize("kind", ["half", "empty", "missing", "other"])
 def test_a_damaged_register_lists_the_whole_checkpoints(run_dir: Path, kind: str) -> None:
-    path = run_dir / rundir.CHECKPOINTS / rundir.REGISTER
+    path = run_dir / rundir.CHECKPOINTS / snapshot.FILE
     text = path.read_text()
     path.write_text({"half": text[: len(text) // 2], "other": "[]"}.get(kind, ""))
     if kind == "missing":
         path.unlink()
-    assert rundir.checkpoints_by_step(run_dir) == {}
-    said = repair.mend(run_dir)
+    assert snapshot.checkpoints_by_step(run_dir) == {}
+    said = repair.repair(run_dir)
     assert said is not None
     assert "written again from the 2 whole checkpoints" in said
-    assert list(rundir.checkpoints_by_step(run_dir)) == [10, 20]
+    assert list(snapshot.checkpoints_by_step(run_dir)) == [10, 20]
 
 
 def test_a_checkpoint_that_somebody_removed_is_no_longer_listed(run_dir: Path) -> None:
-    newest = rundir.checkpoints(run_dir)[-1]
+    newest = snapshot.checkpoints(run_dir)[-1]
     newest.rename(run_dir / "elsewhere")
-    assert "named checkpoint_b, which is gone" in str(repair.mend(run_dir))
-    assert list(rundir.checkpoints_by_step(run_dir)) == [10]
+    assert "named checkpoint_b, which is gone" in str(repair.repair(run_dir))
+    assert list(snapshot.checkpoints_by_step(run_dir)) == [10]
 
 
 def test_where_nothing_is_whole_nothing_is_written(tmp_path: Path) -> None:
     (checkpoint(tmp_path, "checkpoint_a", 10) / "state.pt").unlink()
-    assert repair.mend(tmp_path) is None
-    assert not (tmp_path / rundir.CHECKPOINTS / rundir.REGISTER).exists()
+    assert repair.repair(tmp_path) is None
+    assert not (tmp_path / rundir.CHECKPOINTS / snapshot.FILE).exists()
 
 
 def test_rays_own_manager_reads_it(run_dir: Path) -> None:
@@ -77,8 +77,8 @@ def test_rays_own_manager_reads_it(run_dir: Path) -> None:
     from ray.train.v2._internal.execution.checkpoint.checkpoint_manager import CheckpointManager
     from ray.train.v2._internal.execution.storage import StorageContext
 
-    (run_dir / rundir.CHECKPOINTS / rundir.REGISTER).unlink()
-    repair.mend(run_dir)
+    (run_dir / rundir.CHECKPOINTS / snapshot.FILE).unlink()
+    repair.repair(run_dir)
     storage = StorageContext(str(run_dir), rundir.CHECKPOINTS)
     manager = CheckpointManager(CheckpointConfig(num_to_keep=2), storage)
     assert manager.latest_checkpoint_result.metrics["step"] == 20
@@ -106,17 +106,17 @@ def test_a_file_that_holds_code_is_not_loaded(tmp_path: Path) -> None:
 
 def test_a_sweep_removes_what_was_never_complete(run_dir: Path) -> None:
     folder = run_dir / rundir.CHECKPOINTS
-    (folder / (rundir.WRITING + "x")).mkdir()
+    (folder / (layout.WRITING + "x")).mkdir()
     (folder / "checkpoint_b.universal").mkdir()
-    rundir.sweep(run_dir)
+    repair.sweep(run_dir)
     left = {path.name for path in folder.iterdir()}
-    assert left == {"checkpoint_a", "checkpoint_b", rundir.REGISTER}
+    assert left == {"checkpoint_a", "checkpoint_b", snapshot.FILE}
 
 
 def test_a_sweep_spares_checkpoints_where_the_register_is_damaged(run_dir: Path) -> None:
     folder = run_dir / rundir.CHECKPOINTS
-    (folder / rundir.REGISTER).write_text("{")
-    rundir.sweep(run_dir)
+    (folder / snapshot.FILE).write_text("{")
+    repair.sweep(run_dir)
     assert {path.name for path in folder.glob("checkpoint_?")} == {
         "checkpoint_a", "checkpoint_b", "checkpoint_c",
     }  # fmt: skip

@@ -5,15 +5,18 @@ from pathlib import Path
 import pytest
 
 from raysft.config.load import load_config
+from raysft.data.loader import StepData
 from raysft.errors import UserError
 from raysft.estimate.shape import Dims
-from raysft.runs import rundir
-from raysft.runs.events import jsonl_writer
+from raysft.runs import rundir, snapshot
+from raysft.runs.events import Checkpoint, Metrics, Started
+from raysft.runs.loggers import jsonl_logger
 from raysft.runtime.fit import total_steps
 from raysft.runtime.resources import require_resources
 from raysft.train.metrics import due
 from raysft.train.perf import StepClock, percentile
-from raysft.verbs.resume import check_resume, flat
+from raysft.verbs.resume import flat
+from raysft.verbs.train import check_resume
 
 
 def test_status_of_a_run(tmp_path: Path) -> None:
@@ -69,13 +72,13 @@ def test_resources() -> None:
 
 def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write = jsonl_writer(path)
+    write = jsonl_logger(path)
     for step in range(5):
-        write({"event": "metrics", "step": step, "loss": 1.0})
+        write(Metrics(step, {"loss": 1.0}))
     path.write_text(path.read_text() + '{"step": 5, "lo')
-    write({"event": "started", "step": 2})
-    write({"event": "checkpoint", "step": 2})
-    write({"event": "metrics", "step": 3, "loss": 0.5})
+    write(Started(2))
+    write(Checkpoint(2))
+    write(Metrics(3, {"loss": 0.5}))
     assert [json.loads(line) for line in path.read_text().splitlines()] == [
         *({"step": step, "loss": 1.0} for step in range(3)),
         {"step": 3, "loss": 0.5},
@@ -84,10 +87,10 @@ def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
 
 def test_workers_that_start_over_drop_all_metrics(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write = jsonl_writer(path)
-    write({"event": "started", "step": 0})
-    write({"event": "metrics", "step": 0, "eval_loss": 1.0})
-    write({"event": "started", "step": 0})
+    write = jsonl_logger(path)
+    write(Started(0))
+    write(Metrics(0, {"eval_loss": 1.0}))
+    write(Started(0))
     assert path.read_text() == ""
 
 
@@ -101,7 +104,7 @@ def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.Monkey
     clock = StepClock()
     for applied in (True, True, False, True):  # 9, 2, 1 and 4 seconds
         clock.start()
-        clock.stop(60, 30, 600, applied=applied)
+        clock.stop(StepData([], 60, 30, 600), applied=applied)
     assert clock.summary() == {
         "tokens_per_second": 20.0,
         "supervised_tokens_per_second": 10.0,
@@ -127,7 +130,7 @@ def test_resume_tells_fixed_from_changed_settings(tmp_path: Path) -> None:
     register = {
         "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
     }
-    rundir.write_json(tmp_path / rundir.CHECKPOINTS / rundir.REGISTER, register)
+    rundir.write_json(tmp_path / rundir.CHECKPOINTS / snapshot.FILE, register)
 
     def warnings(override: str) -> list[str]:
         return check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", override]))

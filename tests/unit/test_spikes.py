@@ -6,6 +6,7 @@ from dataclasses import asdict
 import pytest
 import torch
 
+from raysft.data.loader import StepData
 from raysft.train.metrics import Progress
 from raysft.train.spikes import FEWEST, WINDOW, is_spike, norm_limit, remember, words
 from raysft.train.step import StepResult
@@ -66,10 +67,10 @@ def test_the_warning_says_all_there_is_to_know() -> None:
 
 def test_a_skipped_spike_is_a_step_that_does_not_advance_the_schedule() -> None:
     progress = Progress()
-    nll = torch.zeros(())
-    progress.advance(10, 5, StepResult(nll, grad_norm=1.0, applied=True, spike=False))
-    progress.advance(10, 5, StepResult(nll, grad_norm=9.0, applied=False, spike=True))
-    progress.advance(10, 5, StepResult(nll, grad_norm=math.inf, applied=False, spike=False))
+    nll, data = torch.zeros(()), StepData([], tokens=10, supervised_tokens=5, pairs=100)
+    progress.advance(data, StepResult(nll, grad_norm=1.0, applied=True, spike=False))
+    progress.advance(data, StepResult(nll, grad_norm=9.0, applied=False, spike=True))
+    progress.advance(data, StepResult(nll, grad_norm=math.inf, applied=False, spike=False))
     assert (progress.step, progress.applied_steps, progress.spikes_skipped) == (3, 1, 1)
 
 

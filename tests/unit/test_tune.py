@@ -24,7 +24,7 @@ from raysft.studies.tune.trials import (
     read_results,
     write_results,
 )
-from raysft.verbs.plan import equations
+from raysft.verbs.tune import equations
 
 PRESET = "tune-stability"
 LR_ONLY = (
@@ -125,7 +125,7 @@ def test_a_grid_is_every_combination_once() -> None:
     by_hand = [(0.001, 0.0), (0.001, 0.5), (0.001, 1.0), (0.01, 0.0), (0.01, 0.5), (0.01, 1.0)]
     assert found == by_hand
     assert num_trials(config) == 6
-    assert dict(equations(config, "tune"))["trials"].startswith("6 = 2 x 3")
+    assert dict(equations(config))["trials"].startswith("6 = 2 x 3")
 
 
 def test_tpe_comes_closer_than_chance_and_learns_from_divergence() -> None:
@@ -237,6 +237,9 @@ def test_results_come_back_and_a_resumed_search_skips_what_ended(tmp_path: Path)
     assert [one.number for one in read_before(tmp_path) if not one.finished] == [4]  # it has failed
     assert read_before(tmp_path / "new") == []
     file.write_text('{"cases": []}')
+    with pytest.raises(UserError, match="holds no results of `raysft bench` or `raysft tune`"):
+        read_results(file)
+    file.write_text('{"study": "seq-len", "stamp": {}, "config": {}, "cases": []}')
     with pytest.raises(UserError, match="holds no results of `raysft tune`"):
         read_results(file)
 

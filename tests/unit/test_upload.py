@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,6 +11,7 @@ from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.runs import rundir
+from raysft.runs.events import Event, Status, to_wire
 
 
 def config(*overrides: str) -> Config:
@@ -76,16 +76,17 @@ def test_large_files_are_told(here: Path, tmp_path: Path) -> None:
         packed(tmp_path, 'data.path=["a.json", "b.json"]')
 
 
-def lines_of(count: int) -> tuple[list[dict[str, Any]], str]:
-    events = [{"event": "metrics", "step": step, "words": "ä" * step} for step in range(count)]
-    return events, "".join(f"{json.dumps(e)}\nnot an event {e['step']}\n" for e in events)
+def lines_of(count: int) -> tuple[list[Event], str]:
+    events: list[Event] = [Status("ä" * step) for step in range(count)]
+    lines = (json.dumps(to_wire(event)) for event in events)
+    return events, "".join(f"{line}\nnot an event {n}\n" for n, line in enumerate(lines))
 
 
 @pytest.mark.parametrize("size", [1, 7, 50, 10_000])
 def test_a_log_that_is_read_again_is_handed_on_once(size: int) -> None:
     """In chunks that end anywhere, and with breaks at several places."""
     events, text = lines_of(20)
-    found: list[dict[str, Any]] = []
+    found: list[Event] = []
     log = Log(found.append)
     for end in (30, 300, 299, len(text)):
         log.from_start()

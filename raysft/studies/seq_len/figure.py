@@ -4,20 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raysft.studies.seq_len.report import Row, rows_of
+from raysft.studies.figures import BLUE, GREY, ORANGE, new_figure, save
+from raysft.studies.seq_len.rows import Row, rows_of
 
-MEASURED, PREDICTED, CLAIMED = "#1f5fa8", "#d97706", "#9ca3af"
+MEASURED, PREDICTED, CLAIMED = BLUE, ORANGE, GREY
 
 
 def draw(results: Mapping[str, Any], path: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")  # no screen is needed
-    from matplotlib.figure import Figure
-
     by_sequences = [row for row in rows_of(results, "sequences") if row.ratio is not None]
     by_tokens = [row for row in rows_of(results, "tokens") if row.ratio is not None]
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    figure = new_figure(13, 4.2)
     figure.suptitle(results["title"])
     time, rate, memory = figure.subplots(1, 3)
     if by_sequences:
@@ -37,7 +33,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes.set_ylim(0, 1.1 * axes.get_ylim()[1])
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=130)
+    save(figure, path)
 
 
 def draw_ratio(axes: Any, rows: Sequence[Row]) -> None:

@@ -1,20 +1,21 @@
-"""results.json of `bench seq-len` to rows, a verdict, a terminal table and Markdown."""
+"""results.json of `bench seq-len` to a verdict, tables for the terminal, Markdown and a figure."""
 
-import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from raysft.errors import UserError
 from raysft.estimate.devices import device_of
 from raysft.runs import rundir
-from raysft.studies.numbers import median, percentile
+from raysft.studies.hardware import machine_facts
+from raysft.studies.seq_len.figure import draw
+from raysft.studies.seq_len.rows import Row, row_of, rows_of
+from raysft.studies.study import Point, Results, Study
+from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
 
-Results = Mapping[str, Any]
 PLOT = "seq-len.png"
 TITLES = {
     "sequences": "Equal sequences a step: what a longer sequence costs",
@@ -22,91 +23,35 @@ TITLES = {
 }
 
 
-def read_results(path: Path) -> tuple[Path, dict[str, Any]]:
-    """A results.json, or that of a run directory. Raises UserError: it is not there, or is none."""
-    file = path / rundir.RESULTS if path.is_dir() else path
-    try:
-        results: dict[str, Any] = json.loads(file.read_text())
-        results["cases"][0]["step_times_s"]
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}: name a results.json, or a run") from None
-    except (ValueError, KeyError, IndexError, TypeError):
-        raise UserError(f"{file} holds no results of `raysft bench`") from None
-    return file, results
+def giga_flops(row: Row) -> float | None:
+    return None if row.flops_per_second is None else row.flops_per_second / 1e9
+
+
+def step_p50(row: Row) -> float | str | None:
+    """How a case ended stands here where it has no steps."""
+    return row.step_p50_s if row.status == "done" else row.status
+
+
+COLUMNS = (
+    Column("T", attrgetter("seq_len"), ",d"),
+    Column("seqs", attrgetter("sequences"), ",d"),
+    Column("p50 s", step_p50, ".2f"),
+    Column("p95 s", attrgetter("step_p95_s"), ".2f"),
+    Column("tok/s", attrgetter("tokens_per_second"), ",.0f"),
+    Column("sup/s", attrgetter("supervised_tokens_per_second"), ",.0f"),
+    Column("GF/s", giga_flops, ",.0f"),
+    Column("MFU", attrgetter("mfu"), ".0%"),
+    Column("GiB", attrgetter("memory_gib"), ".2f"),
+    Column("pred.", attrgetter("predicted_memory_gib"), ".2f"),
+    Column("ratio", attrgetter("ratio"), ".2f"),
+    Column("pred.", attrgetter("predicted_ratio"), ".2f"),
+)
 
 
 def write_report(results: Results, folder: Path) -> None:
     """report.md and its figure, in `folder`."""
-    from raysft.studies.seq_len.figure import draw
-
     draw(results, folder / PLOT)
     (folder / rundir.REPORT).write_text(markdown(results, PLOT))
-
-
-class Row(NamedTuple):
-    """A case as the report shows it. None: not measured, or not predicted."""
-
-    seq_len: int
-    sequences: int
-    status: str
-    tokens_per_second: float | None
-    supervised_tokens_per_second: float | None
-    step_p50_s: float | None
-    step_p95_s: float | None
-    memory_gib: float | None  # of the largest worker, its peak
-    predicted_memory_gib: float | None
-    flops_per_second: float | None
-    mfu: float | None  # of the measured peak
-    # To the shortest length, of the median time and of FLOPs: of a step where steps have equal
-    # sequences, of a token where they have equal tokens, because whole sequences are seldom equal.
-    ratio: float | None
-    predicted_ratio: float | None
-
-
-def rows_of(results: Results, table: str) -> list[Row]:
-    """The cases of one table, shortest first."""
-    listed = [case for case in results["cases"] if table in case["tables"]]
-    rows = []
-    for case in listed:
-        row = row_of(case)
-        scale = case[table] / listed[0][table]
-        flops = quotient(total_flops(case), total_flops(listed[0]))
-        time = quotient(row.step_p50_s, median(listed[0]["step_times_s"]))
-        rows.append(
-            row._replace(ratio=quotient(time, scale), predicted_ratio=quotient(flops, scale))
-        )
-    return rows
-
-
-def row_of(case: Mapping[str, Any]) -> Row:
-    """Without the ratios."""
-    p50, flops = median(case["step_times_s"]), total_flops(case)
-    rate = quotient(flops, p50)
-    peak = case["peak"]
-    predicted = case["predicted"]
-    return Row(
-        seq_len=case["seq_len"],
-        sequences=case["sequences"],
-        status=case["status"],
-        tokens_per_second=quotient(case["tokens"], p50),
-        supervised_tokens_per_second=quotient(case["supervised_tokens"], p50),
-        step_p50_s=p50,
-        step_p95_s=percentile(case["step_times_s"], 95),
-        memory_gib=case["peak_memory_gib"],
-        predicted_memory_gib=sum(predicted["memory_gib"].values()) if predicted else None,
-        flops_per_second=rate,
-        mfu=rate / peak["flops_per_second"] if rate and peak else None,
-        ratio=None,
-        predicted_ratio=None,
-    )
-
-
-def total_flops(case: Mapping[str, Any]) -> float | None:
-    return sum(case["predicted"]["flops"].values()) if case["predicted"] else None
-
-
-def quotient(value: float | None, by: float | None) -> float | None:
-    return value / by if value is not None and by else None
 
 
 def verdict(results: Results) -> str:
@@ -131,54 +76,21 @@ def verdict(results: Results) -> str:
     return words + "."
 
 
-# Heading, what of a row, format.
-COLUMNS: list[tuple[str, str, str]] = [
-    ("T", "seq_len", ",d"),
-    ("seqs", "sequences", ",d"),
-    ("p50 s", "step_p50_s", ".2f"),
-    ("p95 s", "step_p95_s", ".2f"),
-    ("tok/s", "tokens_per_second", ",.0f"),
-    ("sup/s", "supervised_tokens_per_second", ",.0f"),
-    ("GF/s", "flops_per_second", ",.0f"),
-    ("MFU", "mfu", ".0%"),
-    ("GiB", "memory_gib", ".2f"),
-    ("pred.", "predicted_memory_gib", ".2f"),
-    ("ratio", "ratio", ".2f"),
-    ("pred.", "predicted_ratio", ".2f"),
-]
-
-
-def cells(row: Row) -> list[str]:
-    texts = []
-    for _, name, form in COLUMNS:
-        value = getattr(row, name)
-        if name == "flops_per_second" and value is not None:
-            value /= 1e9
-        texts.append("" if value is None else format(value, form))
-    if row.status != "done":
-        texts[2] = row.status
-    return texts
-
-
 def terminal_tables(results: Results) -> list[Table]:
-    tables = []
-    for name, title in TITLES.items():
-        table = Table(
-            box=SIMPLE_HEAD, title=title, title_justify="left", padding=(0, 1, 0, 0), pad_edge=False
-        )
-        for heading, _, _ in COLUMNS:
-            table.add_column(heading.strip(), justify="right")
-        for row in rows_of(results, name):
-            table.add_row(*cells(row), style="" if row.status == "done" else "yellow")
-        tables.append(table)
-    return tables
+    def style(row: Row) -> str:
+        return "" if row.status == "done" else "yellow"
+
+    return [
+        terminal_table(title, COLUMNS, rows_of(results, name), style, padding=(0, 1, 0, 0))
+        for name, title in TITLES.items()
+    ]
 
 
 def markdown(results: Results, plot: str) -> str:
     lines = [f"# Sequence length: {results['title']}", "", verdict(results), ""]
     lines += [f"![step time, throughput and memory over the sequence length]({plot})", ""]
     for name, title in TITLES.items():
-        lines += [f"## {title}", "", *markdown_table(rows_of(results, name)), ""]
+        lines += [f"## {title}", "", *markdown_table(COLUMNS, rows_of(results, name)), ""]
     lines += ["## Memory of the largest worker, GiB", "", *memory_rows(results), ""]
     lines += [
         "Seqs: sequences a step; p50 and p95: of step times; tok/s and sup/s: all and supervised",
@@ -189,22 +101,9 @@ def markdown(results: Results, plot: str) -> str:
         + ("on the GPU" if on_gpu(results) else "(resident memory of its process)")
         + ". MFU is GF/s, 1e9 FLOPs a second, as a share of the peak below.",
         "",
-        "## How it was measured",
-        "",
-        *(f"- {name}: {value}" for name, value in facts(results)),
-        "",
-        "```",
-        results["stamp"]["command"],
-        "```",
-        "",
+        *how_it_was_measured("How it was measured", facts(results), results["stamp"]),
     ]
     return "\n".join(lines)
-
-
-def markdown_table(rows: Sequence[Row]) -> list[str]:
-    headings = " | ".join(heading.strip() for heading, _, _ in COLUMNS)
-    lines = [f"| {headings} |", "|" + "---:|" * len(COLUMNS)]
-    return lines + [f"| {' | '.join(cells(row))} |" for row in rows]
 
 
 def memory_rows(results: Results) -> list[str]:
@@ -232,12 +131,7 @@ def facts(results: Results) -> list[tuple[str, str]]:
     config, bench = results["config"], results["config"]["bench"]
     engine, scaling = config["engine"], config["scaling"]
     observed = next((c["observed"] for c in results["cases"] if c["observed"]), None)
-    rows: list[tuple[str, str]] = []
-    if observed:
-        rows.append(("hardware", hardware(observed, gpu=on_gpu(results))))
-        versions = observed["versions"]
-        names = ("raysft", "torch", "ray", "deepspeed", "transformers")
-        rows.append(("versions", ", ".join(f"{n} {versions[n]}" for n in names)))
+    rows = machine_facts(observed, gpu=on_gpu(results))
     sheet = device_of(observed["gpu"]) if observed and on_gpu(results) else None
     if sheet:
         rows.append(("datasheet", f"{sheet.name}, {sheet.tflops:,.0f} TFLOP/s by its maker"))
@@ -280,6 +174,37 @@ def facts(results: Results) -> list[tuple[str, str]]:
     return rows
 
 
-def hardware(observed: Mapping[str, Any], *, gpu: bool) -> str:
-    device = observed["gpu"] if gpu else f"{observed['cpu']} (CPU figures)"
-    return f"{device}, {observed['cpu_count']} cores, {observed['memory_gib']} GiB"
+def words(case: Mapping[str, Any]) -> tuple[str, str]:
+    told = case["status"]
+    if case["step_times_s"]:
+        middle = statistics.median(case["step_times_s"])
+        told = (
+            f"{middle:.2f} s a step, {case['tokens'] / middle:,.0f} tokens/s, "
+            f"{case['peak_memory_gib']:.2f} GiB"
+        )
+    if case["error"]:
+        told += f": {case['error']}"
+    return f"{case['sequences']} x {case['seq_len']:,}", told
+
+
+def points(results: Results) -> list[Point]:
+    """Each case once, by its length and sequences a step."""
+    rows = [row_of(case) for case in results["cases"]]
+    return [
+        Point(
+            f"{row.seq_len:,} x {row.sequences:,}",
+            row.status,
+            {"p50, s": row.step_p50_s, "GiB": row.memory_gib},
+        )
+        for row in rows
+    ]
+
+
+STUDY = Study(
+    name="seq-len",
+    write_report=write_report,
+    tables=terminal_tables,
+    verdict=verdict,
+    points=points,
+    words=words,
+)

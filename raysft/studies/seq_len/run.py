@@ -7,134 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
-from raysft.data.dataset import TokenDataset, epoch_order
-from raysft.errors import OutOfMemory, RunError, UserError
+from raysft.data.dataset import TokenDataset
+from raysft.errors import OutOfMemory, RunError
 from raysft.estimate.memory import memory_gib
 from raysft.estimate.shape import Dims, dims_of_gpt2, flops, parameters
-from raysft.runs import rundir
-from raysft.runs.events import Emit, Event, without
-from raysft.studies.seq_len.report import verdict, write_report
-
-TABLES = ("sequences", "tokens")  # what every case of a table has an equal number of in a step
-
-
-@dataclass(frozen=True)
-class Case:
-    seq_len: int
-    sequences: int  # in one optimizer step
-    tables: tuple[str, ...]
-
-    @property
-    def tokens(self) -> int:
-        return self.seq_len * self.sequences
-
-
-def cases(config: Config) -> list[Case]:
-    """Of both tables, shortest first; a case that is in both runs once.
-
-    Equal sequences: batch.global_batch_size of them. Equal tokens: as many as those have at the
-    longest length, as nearly as whole sequences and micro-batches allow.
-    """
-    lengths, batch = config.bench.seq_lens, config.batch
-    count = batch.global_batch_size
-    at_once = config.scaling.most * (1 if batch.tokens_per_micro_batch else batch.micro_batch_size)
-    if count % at_once:
-        raise UserError(
-            f"batch.global_batch_size {count} is not a multiple of {at_once}, what all workers "
-            "take at once: some of them would wait for others"
-        )
-    tokens = count * max(lengths)
-    members: dict[tuple[int, int], list[str]] = {}
-    for length in sorted(set(lengths)):
-        near = max(1, round(tokens / length / at_once)) * at_once
-        for table, sequences in zip(TABLES, (count, near), strict=True):
-            members.setdefault((length, sequences), []).append(table)
-    return [Case(*key, tuple(tables)) for key, tables in members.items()]
-
-
-def longest(config: Config) -> Config:
-    """The config at its longest case: what data is read for, and what the model must allow.
-
-    Raises UserError when a model from scratch has no such positions.
-    """
-    shape, most = config.model.shape, max(config.bench.seq_lens)
-    if config.model.init == "scratch" and shape and most > shape.n_positions:
-        raise UserError(
-            f"bench.seq_lens: {most} is past model.shape.n_positions {shape.n_positions}: leave it "
-            "out, or give the model more positions"
-        )
-    room = config.batch.tokens_per_micro_batch
-    if config.batch.packing and room and most > room:
-        raise UserError(
-            f"bench.seq_lens: {most} is past batch.tokens_per_micro_batch {room}: raise it, or set "
-            "it to none and batch.micro_batch_size in its place"
-        )
-    overrides = {"batch.seq_len": most}
-    return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
-
-
-def case_config(config: Config, case: Case) -> Config:
-    """The config of a run that does nothing but the steps of this case.
-
-    A micro-batch has as many whole sequences as batch.tokens_per_micro_batch has room for, or where
-    that is not set batch.micro_batch_size of them.
-    """
-    room = config.batch.tokens_per_micro_batch
-    overrides = {
-        "batch.seq_len": case.seq_len,
-        "batch.global_batch_size": case.sequences,
-        "batch.tokens_per_micro_batch": room - room % case.seq_len if room else None,
-        "run.max_steps": config.bench.warmup_steps + config.bench.steps,
-        "checkpoint.every_steps": 0,
-        "eval.every_steps": 0,
-        "log.every_steps": 1,
-    }
-    return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
-
-
-def joined(dataset: TokenDataset, length: int, count: int, seed: int) -> TokenDataset:
-    """`count` sequences of `length` tokens: the records end to end, over again if they run out."""
-    ids, masks = [], []
-    have, epoch = 0, 0
-    while have < length * count:
-        for index in epoch_order(dataset, seed, epoch):
-            ids.append(dataset.tokens(index))
-            masks.append(dataset.mask(index))
-            have += len(ids[-1])
-            if have >= length * count:
-                break
-        epoch += 1
-    shape = (count, length)
-    return rows_of(
-        np.concatenate(ids)[: length * count].reshape(shape),
-        np.concatenate(masks)[: length * count].reshape(shape),
-    )
-
-
-def synthetic(vocabulary: int, length: int, count: int, seed: int) -> TokenDataset:
-    """Random tokens, all of them supervised."""
-    rng = np.random.default_rng(seed)
-    ids = rng.integers(0, vocabulary, (count, length), dtype=np.int32)
-    return rows_of(ids, np.ones_like(ids, dtype=np.bool_))
-
-
-def rows_of(ids: Any, masks: Any) -> TokenDataset:
-    """A dataset of rows [R, T]."""
-    count, length = ids.shape
-    return TokenDataset(
-        input_ids=ids.astype(np.int32).reshape(-1),
-        loss_mask=masks.reshape(-1),
-        starts=np.arange(count, dtype=np.int64) * length,
-        lengths=np.full(count, length, dtype=np.int64),
-        supervised=masks[:, 1:].sum(axis=1, dtype=np.int64),  # nothing predicts the first
-        source=np.zeros(count, dtype=np.uint16),
-    )
+from raysft.runs import events, rundir
+from raysft.runs.events import Emit, Event
+from raysft.runtime.fit import fit
+from raysft.studies.results import header, write
+from raysft.studies.seq_len.cases import Case, case_config, cases
+from raysft.studies.seq_len.report import STUDY
+from raysft.studies.seq_len.sequences import joined, rows_of, synthetic
 
 
 @dataclass(frozen=True)
-class Study:
+class Inputs:
     """What all cases share."""
 
     config: Config
@@ -144,26 +32,20 @@ class Study:
     run_dir: Path
 
 
-def run(study: Study, emit: Emit) -> Event:
+def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study, on the Ray cluster this process is connected to. Returns its summary.
 
     results.json is written after every case, so that what has ended is kept whatever comes.
     """
-    results: dict[str, Any] = {
-        "study": "seq-len",
-        "title": title(study),
-        "stamp": rundir.read_json(study.run_dir / rundir.RUN)["stamp"],
-        "config": study.config.model_dump(mode="json"),
-        "cases": [],
-    }
-    for result in run_cases(study, emit):
+    results = header(STUDY.name, inputs.run_dir, title(inputs)) | {"cases": []}
+    for result in run_cases(inputs, emit):
         results["cases"].append(result)
-        rundir.write_json(study.run_dir / rundir.RESULTS, results)
-    write_report(results, study.run_dir)
+        write(inputs.run_dir, results)
+    STUDY.write_report(results, inputs.run_dir)
     return {
-        "results": str(study.run_dir / rundir.RESULTS),
-        "report": str(study.run_dir / rundir.REPORT),
-        "verdict": verdict(results),
+        "results": str(inputs.run_dir / rundir.RESULTS),
+        "report": str(inputs.run_dir / rundir.REPORT),
+        "verdict": STUDY.verdict(results),
         "cases": {
             status: sum(case["status"] == status for case in results["cases"])
             for status in ("done", "out of memory", "failed")
@@ -171,8 +53,8 @@ def run(study: Study, emit: Emit) -> Event:
     }
 
 
-def title(study: Study) -> str:
-    config, dims = study.config, dims_of_gpt2(study.hf_config.to_dict())
+def title(inputs: Inputs) -> str:
+    config, dims = inputs.config, dims_of_gpt2(inputs.hf_config.to_dict())
     scaling = config.scaling
     what = str(config.model.path or "a model")
     if dims is not None:
@@ -185,34 +67,27 @@ def title(study: Study) -> str:
     )
 
 
-def run_cases(study: Study, emit: Emit) -> Iterator[dict[str, Any]]:
+def run_cases(inputs: Inputs, emit: Emit) -> Iterator[dict[str, Any]]:
     """The result of each case as it ends; one that fails is a result like any other."""
-    listed = cases(study.config)
+    listed = cases(inputs.config)
     for number, case in enumerate(listed, start=1):
-        emit(
-            {
-                "event": "status",
-                "message": f"case {number} of {len(listed)}: {case.sequences} sequences of "
-                f"{case.seq_len} tokens a step",
-            }
-        )
-        result = run_case(study, case)
-        emit({"event": "case"} | result)
+        words = f"{case.sequences} sequences of {case.seq_len} tokens a step"
+        emit(events.Status(f"case {number} of {len(listed)}: {words}"))
+        result = run_case(inputs, case)
+        emit(events.Case(result))
         yield result
 
 
-def run_case(study: Study, case: Case) -> dict[str, Any]:
-    from raysft.runtime import fit
-
-    config = case_config(study.config, case)
-    data = sequences(study, case)
+def run_case(inputs: Inputs, case: Case) -> dict[str, Any]:
+    config = case_config(inputs.config, case)
+    data = sequences(inputs, case)
     seen: list[Event] = []
     outcome: dict[str, Any] = {"status": "done", "error": None, "peak": None}
-    folder = study.run_dir / "cases" / f"{case.seq_len}-{case.sequences}"
+    folder = inputs.run_dir / "cases" / f"{case.seq_len}-{case.sequences}"
     nothing = rows_of(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.bool_))
     try:
-        result = fit.fit(
-            config, data, nothing, study.hf_config, study.tokenizer, folder, seen.append,
+        result = fit(
+            config, data, nothing, inputs.hf_config, inputs.tokenizer, folder, seen.append,
             exports=False,
         )  # fmt: skip
         outcome["peak"] = result.totals["peak"]
@@ -220,10 +95,11 @@ def run_case(study: Study, case: Case) -> dict[str, Any]:
         outcome |= {"status": "out of memory", "error": str(error)}
     except RunError as error:
         outcome |= {"status": "failed", "error": str(error)}
-    steps = [event for event in seen if "step_time_s" in event]
+    lines = [event.values for event in seen if isinstance(event, events.Metrics)]
+    steps: list[Any] = [line for line in lines if "step_time_s" in line]
     times = [step["step_time_s"] for step in steps]
     warmup = config.bench.warmup_steps
-    workers = next((without(e, "event") for e in seen if e["event"] == "workers"), {})
+    workers = next((event for event in seen if isinstance(event, events.Workers)), None)
     return {
         **asdict(case),
         "tokens": case.tokens,
@@ -233,26 +109,26 @@ def run_case(study: Study, case: Case) -> dict[str, Any]:
         "warmup_times_s": times[:warmup],
         "step_times_s": times[warmup:],
         "peak_memory_gib": max((s["peak_memory_gib"] for s in steps), default=None),
-        "memory_gib": workers.get("memory_gib"),
-        "observed": workers.get("observed"),
-        "products": workers.get("products"),
-        "predicted": predicted(study, config, case, data),
+        "memory_gib": workers and workers.memory_gib,
+        "observed": workers and workers.observed,
+        "products": workers and workers.products,
+        "predicted": predicted(inputs, config, case, data),
     }
 
 
-def sequences(study: Study, case: Case) -> TokenDataset:
-    config = study.config
+def sequences(inputs: Inputs, case: Case) -> TokenDataset:
+    config = inputs.config
     count = case.sequences * (config.bench.warmup_steps + config.bench.steps)
-    if study.records is None:
-        return synthetic(study.hf_config.vocab_size, case.seq_len, count, config.run.seed)
-    return joined(study.records, case.seq_len, count, config.run.seed)
+    if inputs.records is None:
+        return synthetic(inputs.hf_config.vocab_size, case.seq_len, count, config.run.seed)
+    return joined(inputs.records, case.seq_len, count, config.run.seed)
 
 
 def predicted(
-    study: Study, config: Config, case: Case, data: TokenDataset
+    inputs: Inputs, config: Config, case: Case, data: TokenDataset
 ) -> dict[str, Any] | None:
     """FLOPs of a step and memory of a worker, by part; None where the model is no GPT-2."""
-    dims: Dims | None = dims_of_gpt2(study.hf_config.to_dict())
+    dims: Dims | None = dims_of_gpt2(inputs.hf_config.to_dict())
     if dims is None:
         return None
     supervised = float(data.supervised.mean()) * case.sequences

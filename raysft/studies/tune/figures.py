@@ -3,39 +3,38 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raysft.config.schema import Config
-from raysft.config.space import Domain
+from raysft.studies.figures import BLUE, GREY, ORANGE, RED, new_figure, save
 from raysft.studies.tune.tables import headings, value_text
 from raysft.studies.tune.trials import Trial, best_of
 
-BEST, DONE, STOPPED, DIVERGED = "#d97706", "#1f5fa8", "#9ca3af", "#b91c1c"
+if TYPE_CHECKING:
+    from raysft.config.space import Domain
+
+BEST, DONE, STOPPED, DIVERGED = ORANGE, BLUE, GREY, RED
 COLORS = {"done": DONE, "diverged": DIVERGED}  # what else there is: as STOPPED
 LABELS = {"done": "went to its end", "diverged": "diverged", "stopped": "stopped early"}
 
 
 def draw(folder: Path, header: Mapping[str, Any], trials: Sequence[Trial]) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")  # no screen is needed
-    from matplotlib.figure import Figure
+    from raysft.config.schema import Config
 
     space = Config.model_validate(header["config"], strict=False).tune.space
-    wide = Figure(figsize=(9, 4.8), layout="constrained")
+    wide = new_figure(9, 4.8)
     draw_curves(wide.subplots(), trials)
-    wide.savefig(folder / "curves.png", dpi=130)
-    many = Figure(figsize=(4.2 * len(space), 3.8), layout="constrained")
+    save(wide, folder / "curves.png")
+    many = new_figure(4.2 * len(space), 3.8)
     axes = many.subplots(1, len(space), sharey=True, squeeze=False)[0]
     for one, key, heading in zip(axes, space, headings(space), strict=True):
         draw_setting(one, key, space[key], trials)
         one.set_xlabel(heading.replace("_", " "))
     axes[0].set_ylabel("last held-out loss")
     legend(many, trials)
-    many.savefig(folder / "settings.png", dpi=130)
-    lines = Figure(figsize=(2.2 + 2.2 * len(space), 4.8), layout="constrained")
+    save(many, folder / "settings.png")
+    lines = new_figure(2.2 + 2.2 * len(space), 4.8)
     draw_parallel(lines, space, trials)
-    lines.savefig(folder / "parallel.png", dpi=130)
+    save(lines, folder / "parallel.png")
 
 
 def ceiling(trials: Sequence[Trial]) -> float:
@@ -84,7 +83,7 @@ def loss_axis(axis: Any, set_scale: Any, trials: Sequence[Trial]) -> None:
         axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
 
-def draw_setting(axes: Any, key: str, domain: Domain, trials: Sequence[Trial]) -> None:
+def draw_setting(axes: Any, key: str, domain: "Domain", trials: Sequence[Trial]) -> None:
     best, top = best_of(trials), ceiling(trials)
     for trial in trials:
         loss = top if trial.status == "diverged" else trial.eval_loss
@@ -120,7 +119,7 @@ def legend(figure: Any, trials: Sequence[Trial]) -> None:
     )  # fmt: skip
 
 
-def draw_parallel(figure: Any, space: Mapping[str, Domain], trials: Sequence[Trial]) -> None:
+def draw_parallel(figure: Any, space: Mapping[str, "Domain"], trials: Sequence[Trial]) -> None:
     """Every trial a line through its settings to its loss; good ones dark, the best in front."""
     import matplotlib
 
@@ -172,7 +171,7 @@ def axis_line(axes: Any, place: int, ticks: Sequence[tuple[float, str]]) -> None
         )  # fmt: skip
 
 
-def position(domain: Domain, value: Any) -> float:
+def position(domain: "Domain", value: Any) -> float:
     """Where a value lies on its axis: its logarithm, itself, or its number in the list."""
     match domain.kind:
         case "loguniform":
@@ -183,14 +182,14 @@ def position(domain: Domain, value: Any) -> float:
             return float(domain.values.index(value))
 
 
-def unit(domain: Domain, value: Any) -> float:
+def unit(domain: "Domain", value: Any) -> float:
     """The same from 0 to 1."""
     ends = position(domain, domain.values[0]), position(domain, domain.values[-1])
     low, high = min(ends), max(ends)
     return (position(domain, value) - low) / (high - low) if high > low else 0.5
 
 
-def tick_values(domain: Domain) -> list[Any]:
+def tick_values(domain: "Domain") -> list[Any]:
     low, high = domain.values[0], domain.values[-1]
     match domain.kind:
         case "loguniform":

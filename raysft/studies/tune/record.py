@@ -10,26 +10,26 @@ from typing import Any
 from ray import tune
 
 from raysft.errors import RunError
-from raysft.runs import rundir
-from raysft.runs.events import Emit, Event
-from raysft.studies.tune.report import write_report
+from raysft.runs import events, rundir
+from raysft.runs.events import Emit
+from raysft.studies.results import header
+from raysft.studies.tune.report import STUDY, write_report
 from raysft.studies.tune.stability import stability
-from raysft.studies.tune.trial import Study
+from raysft.studies.tune.trial import SearchInputs
 from raysft.studies.tune.trials import FINISHED, Trial, best_of, folder_of, ranked, write_results
 
 
 class Record:
     """The trials as the job knows them. The only one that writes results.json."""
 
-    def __init__(self, study: Study, finished: Sequence[Trial], emit: Emit) -> None:
+    def __init__(self, study: SearchInputs, finished: Sequence[Trial], emit: Emit) -> None:
         self.study, self.emit = study, emit
         self.trials = {trial.number: trial for trial in finished}
-        self.lines: dict[int, list[Event]] = {}  # reports of trials that run
+        self.lines: dict[int, list[dict[str, Any]]] = {}  # reports of trials that run
         self.began: dict[int, float] = {}
         self.said: dict[int, str] = {}  # the status in the last report
         self.placements: dict[int, list[Any]] = {}
-        spec = rundir.read_json(study.run_dir / rundir.RUN)
-        self.header = {"study": "tune", "stamp": spec["stamp"], "config": spec["config"]}
+        self.header = header(STUDY.name, study.run_dir)
         for trial in finished:
             self.tell(trial)
 
@@ -51,7 +51,7 @@ class Record:
         trial.status = "running"
         self.save(trial)
 
-    def report(self, number: int, line: Event) -> None:
+    def report(self, number: int, line: Mapping[str, Any]) -> None:
         if number in self.study.replays:
             return
         if "placement" in line:
@@ -65,7 +65,7 @@ class Record:
             step = line["step"]
             self.lines[number] = [one for one in self.lines[number] if one["step"] < step]
             trial.curve = [point for point in trial.curve if point[0] < step]
-            self.lines[number].append(line)
+            self.lines[number].append(dict(line))
             if "observed" in line:
                 self.header["observed"] = line["observed"]
             trial.step, trial.total_steps = line["step"], line["total_steps"]
@@ -113,12 +113,11 @@ class Record:
 
     def tell(self, trial: Trial) -> None:
         self.emit(
-            {
-                "event": "trial", "number": trial.number, "settings": trial.settings,
-                "status": trial.status, "step": trial.step, "total_steps": trial.total_steps,
-                "loss": trial.loss, "eval_loss": trial.eval_loss, "error": trial.error,
-                "diverged_step": trial.diverged_step,
-            }
+            events.Trial(
+                number=trial.number, settings=trial.settings, status=trial.status, step=trial.step,
+                total_steps=trial.total_steps, loss=trial.loss, eval_loss=trial.eval_loss,
+                error=trial.error, diverged_step=trial.diverged_step,
+            )
         )  # fmt: skip
 
     def close(self) -> None:
@@ -130,7 +129,7 @@ class Record:
         if any(trial.curve for trial in self.trials.values()):
             write_report(self.study.run_dir, self.header, list(self.trials.values()))
 
-    def summary(self) -> Event:
+    def summary(self) -> dict[str, Any]:
         """Raises RunError when no trial went to its end."""
         counts = {
             status: sum(trial.status == status for trial in self.trials.values())
@@ -161,7 +160,7 @@ def watcher(record: Record) -> Any:
         def on_trial_start(self, *, trial: Any, **_: Any) -> None:
             record.start(trial.config["sample"])
 
-        def on_trial_result(self, *, trial: Any, result: Event, **_: Any) -> None:
+        def on_trial_result(self, *, trial: Any, result: Mapping[str, Any], **_: Any) -> None:
             record.report(trial.config["sample"]["number"], result)
 
         def on_trial_complete(self, *, trial: Any, **_: Any) -> None:

@@ -5,19 +5,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
-from raysft.config.load import validate, with_overrides
-from raysft.config.schema import Config
 from raysft.runs import rundir
-from raysft.studies.seq_len.report import hardware
+from raysft.studies.hardware import machine_facts
+from raysft.studies.study import Point, Results, Study
+from raysft.studies.tables import how_it_was_measured, markdown_table
 from raysft.studies.tune.figures import draw
-from raysft.studies.tune.settings import words
-from raysft.studies.tune.tables import MEASURED, cells, headings, ranked_table
-from raysft.studies.tune.trials import COLUMNS, Trial, best_of, ranked
+from raysft.studies.tune.tables import MEASURED, columns, ranked_table
+from raysft.studies.tune.trials import COLUMNS, Trial, best_of, parse, ranked, words
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
 
 FIGURES = {
     "curves.png": "Held-out loss of every trial over its steps",
@@ -37,13 +38,9 @@ def write_report(run_dir: Path, header: Header, trials: Sequence[Trial]) -> None
     (run_dir / rundir.REPORT).write_text(markdown(header, trials))
 
 
-def ranked_tables(header: Header, trials: Sequence[Trial]) -> RenderableType:
-    """What a person sees at the end of a search, whether it ended or was interrupted."""
-    rows = [row_of(trial) for trial in ranked(trials)]
-    return Group(ranked_table(rows, keys_of(header)), Text(verdict(trials)))
+def config_of(header: Header) -> "Config":
+    from raysft.config.schema import Config
 
-
-def config_of(header: Header) -> Config:
     return Config.model_validate_json(json.dumps(header["config"]))
 
 
@@ -54,6 +51,8 @@ def keys_of(header: Header) -> list[str]:
 def best_toml(header: Header, best: Trial, count: int) -> str:
     """The config of the search with the best settings in place: what is not a default."""
     import tomli_w
+
+    from raysft.config.load import validate, with_overrides
 
     raw = {name: keys for name, keys in header["config"].items() if name not in ("tune", "bench")}
     config = validate(with_overrides(raw, {"run.name": None, **best.settings}), "best.toml")
@@ -114,12 +113,10 @@ def verdict(trials: Sequence[Trial]) -> str:
 
 def markdown(header: Header, trials: Sequence[Trial]) -> str:
     keys = keys_of(header)
-    names = ["trial", "status", *headings(keys), *(heading for heading, _, _ in MEASURED)]
+    rows = [row_of(trial) for trial in ranked(trials)]
     lines = ["# Search", "", verdict(trials), ""]
-    lines += [f"| {' | '.join(names)} |", "|" + "---:|" * len(names)]
-    for trial in ranked(trials):
-        lines.append(f"| {' | '.join(cells(row_of(trial), keys, MEASURED))} |")
     lines += [
+        *markdown_table(columns(keys, MEASURED), rows),
         "",
         "Best first; diverged trials last, with the step that told it. Steps clipped: the share of "
         "steps whose gradient was clipped; loss spike: the largest training loss over the median "
@@ -130,19 +127,13 @@ def markdown(header: Header, trials: Sequence[Trial]) -> str:
     lines += [*errors, ""] if errors else []
     for name, title in FIGURES.items():
         lines += [f"![{title}]({name})", ""]
-    lines += ["## How it was searched", "", *(f"- {k}: {v}" for k, v in facts(header)), ""]
-    lines += ["```", header["stamp"]["command"], "```", ""]
+    lines += how_it_was_measured("How it was searched", facts(header), header["stamp"])
     return "\n".join(lines)
 
 
 def facts(header: Header) -> list[tuple[str, str]]:
     config = config_of(header)
-    rows: list[tuple[str, str]] = []
-    observed = header.get("observed")
-    if observed:
-        rows.append(("hardware", hardware(observed, gpu=config.on_gpu)))
-        names = ("raysft", "torch", "ray", "deepspeed", "transformers")
-        rows.append(("versions", ", ".join(f"{n} {observed['versions'][n]}" for n in names)))
+    rows = machine_facts(header.get("observed"), gpu=config.on_gpu)
     for key, domain in config.tune.space.items():
         rows.append((key, f"{domain.kind} {list(domain.values)}"))
     scaling = config.scaling
@@ -152,3 +143,31 @@ def facts(header: Header) -> list[tuple[str, str]]:
          f"{config.engine.precision}, seed {config.run.seed}")
     )  # fmt: skip
     return rows
+
+
+def points(results: Results) -> list[Point]:
+    """Each trial, by its number and settings."""
+    _, trials = parse(results)
+    return [
+        Point(
+            f"trial {trial.number}: {words(trial.settings)}",
+            trial.status,
+            {"held-out loss": trial.eval_loss, "wall, s": trial.wall_s},
+        )
+        for trial in trials
+    ]
+
+
+def tables(results: Results) -> list[RenderableType]:
+    header, trials = parse(results)
+    return [ranked_table([row_of(trial) for trial in ranked(trials)], keys_of(header))]
+
+
+STUDY = Study(
+    name="tune",
+    write_report=lambda results, folder: write_report(folder, *parse(results)),
+    tables=tables,
+    verdict=lambda results: verdict(parse(results)[1]),
+    points=points,
+    words=lambda trial: (f"trial {trial['number']}", trial["status"]),
+)

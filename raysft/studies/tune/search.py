@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysft.config.schema import Config
-from raysft.runs.events import Emit, Event
+from raysft.runs import events
+from raysft.runs.events import Emit
+from raysft.runtime.resources import places
 from raysft.studies.tune.record import Record, watcher
 from raysft.studies.tune.schedulers import scheduler
 from raysft.studies.tune.settings import grid, num_trials, random_draws
-from raysft.studies.tune.trial import Study, run_trial
+from raysft.studies.tune.trial import SearchInputs, run_trial
 from raysft.studies.tune.trials import Trial
 
 METRIC = {"metric": "eval_loss", "mode": "min"}
@@ -24,7 +26,9 @@ SWITCHES = {
 }
 
 
-def run(study: Study, before: Sequence[Trial], total_steps: int, emit: Emit) -> Event:
+def run(
+    study: SearchInputs, before: Sequence[Trial], total_steps: int, emit: Emit
+) -> dict[str, Any]:
     """The whole search, on the Ray cluster this process is connected to. Returns its summary.
 
     before: trials that --resume found. Those that ended repeat their reports to Ray Tune, so that
@@ -39,7 +43,7 @@ def run(study: Study, before: Sequence[Trial], total_steps: int, emit: Emit) -> 
         study.config, [node["Resources"] for node in ray.nodes() if node["Alive"]]
     )
     record = Record(study, [trial for trial in before if trial.finished], emit)
-    emit({"event": "search", "trials": num_trials(study.config), "at_once": at_once})
+    emit(events.Search(num_trials(study.config), at_once))
     search, space = searcher(study.config, before)
     tuner = tune.Tuner(
         tune.with_resources(
@@ -79,11 +83,7 @@ def concurrency(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
     """
     scaling = config.scaling
     needs = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
-    workers = sum(
-        min(int(node.get(kind, 0) // need) for kind, need in needs.items() if need)
-        for node in nodes
-    )
-    fit = max(1, workers // scaling.most)
+    fit = max(1, sum(places(nodes, needs)) // scaling.most)
     return min(fit, config.tune.max_concurrent or fit)
 
 

@@ -8,8 +8,8 @@ from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
 from raysft.config.space import Domain, Value
 from raysft.errors import UserError
+from raysft.studies.tune.trials import Settings, words
 
-Settings = dict[str, Value]  # dotted key of the config: its value in one trial
 DIGITS = 4  # significant: what a table shows and best.toml holds is what was run
 NOT_SEARCHED = {
     "run": "it belongs to the search as a whole",
@@ -51,10 +51,6 @@ def trial_config(config: Config, settings: Settings) -> Config:
         overrides["checkpoint.every_steps"] = config.eval.every_steps
     raw = with_overrides(config.model_dump(mode="json"), overrides)
     return validate(raw, where="tune.space: " + words(settings))
-
-
-def words(settings: Settings) -> str:
-    return ", ".join(f"{key} = {value}" for key, value in settings.items())
 
 
 def num_trials(config: Config) -> int:

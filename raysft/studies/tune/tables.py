@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
+
+from raysft.studies.tables import Column, terminal_table
 
 STYLES = {
     "done": "green",
@@ -15,28 +16,40 @@ STYLES = {
     "diverged": "red",
 }
 
-
-def form(spec: str) -> Callable[[Any], str]:
-    return lambda value: format(value, spec)
+Row = Mapping[str, Any]  # number, status, settings, and the keys below
 
 
-# Heading, key of a row, how it is written.
-MEASURED: list[tuple[str, str, Callable[[Any], str]]] = [
-    ("held-out loss", "eval_loss", form(".4f")),
-    ("step", "step", form(",")),
-    ("steps clipped", "clipped_share", form(".0%")),
-    ("loss spike", "loss_spike", form(".2f")),
-    ("norm p50", "grad_norm_p50", form(".3g")),
-    ("norm p99", "grad_norm_p99", form(".3g")),
-]
-LIVE: list[tuple[str, str, Callable[[Any], str]]] = [
-    ("step", "step", form(",")),
-    ("of", "total_steps", form(",")),
-    ("training loss", "loss", form(".4f")),
-    ("held-out loss", "eval_loss", form(".4f")),
-]
+def of(key: str) -> Callable[[Row], Any]:
+    return lambda row: row.get(key)
 
-Row = Mapping[str, Any]  # number, status, settings, and the keys above
+
+MEASURED = (
+    Column("held-out loss", of("eval_loss"), ".4f"),
+    Column("step", of("step"), ","),
+    Column("steps clipped", of("clipped_share"), ".0%"),
+    Column("loss spike", of("loss_spike"), ".2f"),
+    Column("norm p50", of("grad_norm_p50"), ".3g"),
+    Column("norm p99", of("grad_norm_p99"), ".3g"),
+)
+LIVE = (
+    Column("step", of("step"), ","),
+    Column("of", of("total_steps"), ","),
+    Column("training loss", of("loss"), ".4f"),
+    Column("held-out loss", of("eval_loss"), ".4f"),
+)
+
+
+def columns(keys: Iterable[str], measured: Sequence[Column]) -> list[Column]:
+    """Number and status, a column for each setting, and what was measured."""
+    keys = list(keys)
+    settings = [
+        Column(heading, setting(key)) for key, heading in zip(keys, headings(keys), strict=True)
+    ]
+    return [Column("trial", of("number")), Column("status", of("status")), *settings, *measured]
+
+
+def setting(key: str) -> Callable[[Row], str]:
+    return lambda row: value_text(row["settings"].get(key, ""))
 
 
 def headings(keys: Iterable[str]) -> list[str]:
@@ -50,25 +63,17 @@ def value_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def cells(row: Row, keys: Sequence[str], columns: Sequence[tuple[str, str, Any]]) -> list[str]:
-    measured = ["" if row.get(k) is None else render(row[k]) for _, k, render in columns]
-    settings = [value_text(row["settings"].get(key, "")) for key in keys]
-    return [str(row["number"]), str(row["status"]), *settings, *measured]
-
-
 def trials_table(
-    title: str, rows: Sequence[Row], keys: Sequence[str], columns: Sequence[tuple[str, str, Any]]
+    title: str, rows: Sequence[Row], keys: Sequence[str], measured: Sequence[Column]
 ) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", padding=0, pad_edge=False)
-    table.add_column("trial", justify="right")
-    table.add_column("status", no_wrap=True)
-    for heading in headings(keys):
-        table.add_column(heading.replace("_", "\n"), justify="right")
-    for heading, _, _ in columns:
-        table.add_column(heading.replace(" ", "\n"), justify="right")
-    for row in rows:
-        table.add_row(*cells(row, keys, columns), style=STYLES.get(row["status"], "default"))
-    return table
+    """Narrow: headings are broken at their words."""
+    shown = [
+        column._replace(heading=column.heading.replace("_", "\n").replace(" ", "\n"))
+        for column in columns(keys, measured)
+    ]
+    return terminal_table(
+        title, shown, rows, lambda row: STYLES.get(row["status"], "default"), padding=0
+    )
 
 
 def trial_line(row: Row) -> str:

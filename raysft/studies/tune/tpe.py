@@ -14,7 +14,8 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raysft.config.schema import Config
 from raysft.config.space import Domain
-from raysft.studies.tune.settings import Settings, within
+from raysft.studies.tune.settings import within
+from raysft.studies.tune.trials import Settings
 
 WORST = 1e9  # what a diverged trial counts as; the estimator asks for the order only
 

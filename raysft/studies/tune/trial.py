@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,19 @@ from typing import Any
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import NotFinite, RunError, UserError
-from raysft.runs import rundir
-from raysft.runs.events import Event, jsonl_writer, tensorboard_writer
+from raysft.runs import events, rundir, snapshot
+from raysft.runs.events import Event
+from raysft.runs.loggers import loggers
 from raysft.studies.tune.settings import trial_config
 from raysft.studies.tune.stability import has_diverged
 from raysft.studies.tune.trials import Trial, folder_of
 
 REGISTERED_WITHIN_S = 60.0
-REPORTED = ("step", "loss", "grad_norm", "clipped_steps", "eval_loss")  # of a metrics event
+REPORTED = ("loss", "grad_norm", "clipped_steps", "eval_loss")  # of the metrics
 
 
 @dataclass(frozen=True)
-class Study:
+class SearchInputs:
     """What all trials share."""
 
     config: Config
@@ -29,10 +31,10 @@ class Study:
     template: Any
     run_dir: Path
     stamp: dict[str, Any]
-    replays: dict[int, list[Event]]  # reports of trials that have ended before: not run again
+    replays: dict[int, list[dict[str, Any]]]  # of trials that ended before
 
 
-def run_trial(point: dict[str, Any], study: Study) -> None:
+def run_trial(point: dict[str, Any], study: SearchInputs) -> None:
     """Train with the settings of `point["sample"]` and report: the function that Ray Tune calls.
 
     Every metrics event is a report; the last one says how the trial ended.
@@ -41,8 +43,8 @@ def run_trial(point: dict[str, Any], study: Study) -> None:
 
     number, settings = point["sample"]["number"], point["sample"]["settings"]
     if number in study.replays:
-        for event in study.replays[number]:
-            tune.report(event)
+        for report in study.replays[number]:
+            tune.report(report)
         return
     config = trial_config(study.config, settings)
     folder = folder_of(study.run_dir, number)
@@ -57,17 +59,17 @@ def run_trial(point: dict[str, Any], study: Study) -> None:
         tune.report({"status": "failed", "step": 0, "error": str(error)})
 
 
-def replay(trial: Trial) -> list[Event]:
+def replay(trial: Trial) -> list[dict[str, Any]]:
     """The reports of a trial that has ended, as a scheduler needs them."""
-    events: list[Event] = [
+    reports: list[dict[str, Any]] = [
         {"status": trial.status, "step": step, "eval_loss": loss} for step, loss in trial.curve
     ]
     if trial.status == "diverged":
-        events.append({"status": "diverged", "step": 0})
-    return events
+        reports.append({"status": "diverged", "step": 0})
+    return reports
 
 
-def prepare_folder(folder: Path, config: Config, study: Study, *, anew: bool) -> None:
+def prepare_folder(folder: Path, config: Config, study: SearchInputs, *, anew: bool) -> None:
     """A run directory without checkpoints; what an interrupted attempt left there is removed."""
     shutil.rmtree(folder if anew else folder / rundir.CHECKPOINTS, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,57 +77,82 @@ def prepare_folder(folder: Path, config: Config, study: Study, *, anew: bool) ->
     rundir.write_json(folder / rundir.RUN, spec)
 
 
-def train(config: Config, folder: Path, study: Study, *, start_from: Path | None) -> None:
+def train(config: Config, folder: Path, study: SearchInputs, *, start_from: Path | None) -> None:
     """Raises NotFinite where the trial has diverged, and RunError where it failed."""
     from ray import tune
 
     from raysft.model.load import load_model_config
-    from raysft.runtime import fit
+    from raysft.runtime.fit import fit
 
     hf_config = load_model_config(config, study.template)
-    writers = [jsonl_writer(folder / rundir.METRICS)]
-    if config.log.tensorboard:
-        writers.append(tensorboard_writer(folder / "tensorboard"))
-    first, reported, total_steps, starts, observed = 0.0, -1, None, 0, {}
-    held: Event = {}  # under pbt a report with its checkpoint waits for that
-
-    def report(event: Event) -> None:
-        nonlocal first, reported, total_steps, starts, observed, held
-        for write in writers:
-            write(event)
-        if event["event"] == "plan":
-            total_steps = event["total_steps"]
-        if event["event"] == "workers":
-            starts, observed = starts + 1, event["observed"]
-        if event["event"] == "checkpoint" and held:
-            saved = newest_checkpoint(folder, event["step"])
-            tune.report(held, checkpoint=tune.Checkpoint.from_directory(str(saved)))
-            held = {}
-        # Workers that start again repeat what came after their checkpoint.
-        if event["event"] != "metrics" or event["step"] <= reported:
-            return
-        reported = event["step"]
-        loss: float | None = event.get("eval_loss")
-        kept = {key: event[key] for key in REPORTED if event.get(key) is not None}
-        if reported == 0:
-            kept["observed"] = observed
-            first = loss or 0.0
-        elif loss is not None and has_diverged(loss, first, hf_config.vocab_size):
-            raise NotFinite(f"the held-out loss is {loss:.3g} at step {reported}", reported)
-        status = "done" if reported == total_steps else "running"
-        kept |= {"status": status, "total_steps": total_steps, "num_restarts": starts - 1}
-        if study.config.tune.scheduler == "pbt" and reported and loss is not None:
-            held = kept
-        else:
-            tune.report(kept)
-
-    fit.fit(
+    report = TrialReport(folder, config, study, hf_config.vocab_size)
+    fit(
         config, study.train, study.heldout, hf_config, study.template.tokenizer, folder, report,
         exports=False, start_from=start_from,
         placed=lambda placement: tune.report(
             {"status": "running", "step": 0, "placement": placement}
         ),
     )  # fmt: skip
+
+
+class TrialReport:
+    """Writes the metrics of a trial, and reports each of them to Ray Tune."""
+
+    def __init__(self, folder: Path, config: Config, study: SearchInputs, vocabulary: int) -> None:
+        self.folder = folder
+        self.vocabulary = vocabulary
+        self.holds = study.config.tune.scheduler == "pbt"
+        self.loggers = loggers(config, folder)
+        self.first_loss = 0.0  # held out, before the first step
+        self.step = -1  # of the last report
+        self.total_steps: int | None = None
+        self.starts = 0
+        self.observed: Mapping[str, Any] = {}
+        self.held: dict[str, Any] = {}  # under pbt a report with its checkpoint waits for that
+
+    def __call__(self, event: Event) -> None:
+        """Raises NotFinite where the trial has diverged."""
+        for log in self.loggers:
+            log(event)
+        if isinstance(event, events.Plan):
+            self.total_steps = event.total_steps
+        elif isinstance(event, events.Workers):
+            self.starts, self.observed = self.starts + 1, event.observed
+        elif isinstance(event, events.Checkpoint) and self.held:
+            self.send_held(event.step)
+        # Workers that start again repeat what came after their checkpoint.
+        elif isinstance(event, events.Metrics) and event.step > self.step:
+            self.report(event)
+
+    def report(self, event: events.Metrics) -> None:
+        from ray import tune
+
+        self.step, loss = event.step, event.values.get("eval_loss")
+        kept: dict[str, Any] = {
+            key: event.values[key] for key in REPORTED if event.values.get(key) is not None
+        }
+        if self.step == 0:
+            kept["observed"] = self.observed
+            self.first_loss = loss or 0.0
+        elif loss is not None and has_diverged(loss, self.first_loss, self.vocabulary):
+            raise NotFinite(f"the held-out loss is {loss:.3g} at step {self.step}", self.step)
+        kept |= {
+            "step": self.step,
+            "status": "done" if self.step == self.total_steps else "running",
+            "total_steps": self.total_steps,
+            "num_restarts": self.starts - 1,
+        }
+        if self.holds and self.step and loss is not None:
+            self.held = kept
+        else:
+            tune.report(kept)
+
+    def send_held(self, step: int) -> None:
+        from ray import tune
+
+        saved = newest_checkpoint(self.folder, step)
+        tune.report(self.held, checkpoint=tune.Checkpoint.from_directory(str(saved)))
+        self.held = {}
 
 
 def newest_checkpoint(folder: Path, step: int) -> Path:
@@ -135,7 +162,7 @@ def newest_checkpoint(folder: Path, step: int) -> Path:
     """
     deadline = time.monotonic() + REGISTERED_WITHIN_S
     while time.monotonic() < deadline:
-        if found := rundir.checkpoints_by_step(folder).get(step):
+        if found := snapshot.checkpoints_by_step(folder).get(step):
             return found
         time.sleep(0.1)
     raise RunError(f"the checkpoint of step {step} was not registered in {folder}")

@@ -1,6 +1,5 @@
 """The trials of a search as results.json keeps them: one writer, the job."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -8,12 +7,13 @@ from typing import Any
 
 from raysft.errors import UserError
 from raysft.runs import rundir
-from raysft.studies.tune.settings import Settings
+from raysft.studies.results import read, write
 
 # How trials are ranked: by status first, and by held-out loss among equals.
 STATUSES = ("done", "stopped", "running", "interrupted", "waiting", "failed", "diverged")
 FINISHED = ("done", "stopped", "diverged")  # is not run again by --resume
 TRIALS = "trials"  # the folder of their run directories
+Settings = dict[str, float | int | str | bool]  # key of the config: its value in one trial
 COLUMNS = ("clipped_share", "loss_spike", "grad_norm_p50", "grad_norm_p99")  # of `stability`
 
 
@@ -43,6 +43,10 @@ class Trial:
         return self.curve[-1][1] if self.curve and self.curve[-1][0] else None
 
 
+def words(settings: Settings) -> str:
+    return ", ".join(f"{key} = {value}" for key, value in settings.items())
+
+
 def folder_of(run_dir: Path, number: int) -> Path:
     return run_dir / TRIALS / f"{number:03}"
 
@@ -68,7 +72,7 @@ def best_of(trials: Iterable[Trial]) -> Trial | None:
 
 def write_results(run_dir: Path, header: Mapping[str, Any], trials: Iterable[Trial]) -> None:
     rows = [asdict(trial) for trial in sorted(trials, key=lambda t: t.number)]
-    rundir.write_json(run_dir / rundir.RESULTS, {**header, TRIALS: rows})
+    write(run_dir, {**header, TRIALS: rows})
 
 
 def read_results(path: Path) -> tuple[Path, dict[str, Any], list[Trial]]:
@@ -76,11 +80,9 @@ def read_results(path: Path) -> tuple[Path, dict[str, Any], list[Trial]]:
 
     Raises UserError: it is not there, or is none of `raysft tune`.
     """
-    file = path / rundir.RESULTS if path.is_dir() else path
+    file, results = read(path)
     try:
-        header, trials = parse(json.loads(file.read_text()))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}: name a search, or its results.json") from None
+        header, trials = parse(results)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{file} holds no results of `raysft tune`") from None
     return file, header, trials

@@ -13,34 +13,34 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from raysft.train.checkpoint import layout
+from raysft.train.checkpoint.layout import SHARDED_MODEL, TAG, WHOLE_MODEL
 from raysft.train.engine import decay_groups
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")  # files of a parameter: its weights, Adam's averages
 COMMON = "optimizer_state.pt"  # what all parameters share
-SHARDED_MODEL = "zero_pp_rank_0_mp_rank_00_model_states.pt"  # stage 3
-WHOLE_MODEL = "mp_rank_00_model_states.pt"  # the others
 
 
-def load_converted(engine: Any, folder: Path, tag: str, stage: int) -> Any:
+def load_converted(engine: Any, folder: Path, stage: int) -> Any:
     """Returns what engine.load_checkpoint does: path and client state. Every rank must call it.
 
     stage: the one that saved it. The engine may be left with hyperparameters of the checkpoint.
     """
-    universal = folder.with_name(folder.name + ".universal")
-    parameters = universal / tag / "zero"
+    universal = layout.converted(folder)
+    parameters = universal / TAG / "zero"
     if dist.get_rank() == 0:
         if universal.is_symlink():  # which rmtree leaves, and DeepSpeed reads whatever is there
             universal.unlink()
         shutil.rmtree(universal, ignore_errors=True)
-        write_universal(engine, folder / tag, universal / tag, stage)
+        write_universal(engine, folder / TAG, universal / TAG, stage)
     dist.barrier()
     if engine.zero_optimization():
         engine._config.load_universal_checkpoint = True
-        loaded = engine.load_checkpoint(str(universal), tag=tag)
+        loaded = engine.load_checkpoint(str(universal), tag=TAG)
         engine._config.load_universal_checkpoint = False
     else:
         loaded = engine.load_checkpoint(
-            str(universal), tag=tag, load_module_strict=False, load_optimizer_states=False
+            str(universal), tag=TAG, load_module_strict=False, load_optimizer_states=False
         )
         read_whole(engine, parameters)
     set_step(engine, torch.load(parameters / COMMON, weights_only=False)["step"])

@@ -7,7 +7,8 @@ from typing import Any
 from raysft.config.load import validate
 from raysft.config.schema import Config
 from raysft.errors import RunError, UserError
-from raysft.runs import rundir
+from raysft.runs import rundir, snapshot
+from raysft.train.checkpoint import layout
 
 
 def export_checkpoint(source: Path, to: Path | None) -> Path:
@@ -28,7 +29,7 @@ def export_checkpoint(source: Path, to: Path | None) -> Path:
 
 def find_checkpoint(source: Path) -> tuple[Path, Path]:
     if (source / rundir.RUN).exists():
-        kept = rundir.checkpoints(source)
+        kept = snapshot.checkpoints(source)
         if not kept:
             raise UserError(f"{source} has no checkpoint")
         return source, kept[-1]
@@ -43,10 +44,9 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
 
     from raysft.model.answers import write_card
     from raysft.model.load import DTYPES
-    from raysft.train.checkpoint.restore import HF_FOLDER
 
     weights = read_weights(checkpoint)
-    hf_config = AutoConfig.from_pretrained(checkpoint / HF_FOLDER, trust_remote_code=False)
+    hf_config = AutoConfig.from_pretrained(checkpoint / layout.HF_FOLDER, trust_remote_code=False)
     model = AutoModelForCausalLM.from_config(hf_config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(model.all_tied_weights_keys)
@@ -57,7 +57,9 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint / HF_FOLDER, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint / layout.HF_FOLDER, trust_remote_code=False
+    )
     tokenizer.save_pretrained(partial)
     write_card(config, partial)
     partial.rename(target)
@@ -71,16 +73,14 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    from raysft.train.checkpoint.convert import WHOLE_MODEL
     from raysft.train.checkpoint.integrity import refuse_code
-    from raysft.train.checkpoint.restore import TAG
 
     refuse_code(checkpoint)
     # The stage of the run's config may be another: this one may be older than its last resumption.
-    whole = checkpoint / TAG / WHOLE_MODEL
+    whole = checkpoint / layout.TAG / layout.WHOLE_MODEL
     weights: dict[str, Any]
     if whole.exists():
         weights = torch.load(whole, weights_only=False)["module"]
     else:
-        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=TAG)
+        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=layout.TAG)
     return weights

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysft.errors import RunError
+from raysft.train.checkpoint import layout
 
 PROBE_TOKENS = 64
 CHUNK = 1 << 22  # bytes
@@ -40,7 +41,7 @@ def write_manifest(folder: Path, step: int, zero_stage: int) -> None:
             str(path.relative_to(folder)): [path.stat().st_size, crc(path)] for path in files
         },
     }
-    (folder / f"manifest_{dist.get_rank()}.json").write_text(json.dumps(manifest))
+    layout.manifest(folder, dist.get_rank()).write_text(json.dumps(manifest))
 
 
 def verify_on_disk(folder: Path) -> None:
@@ -54,7 +55,7 @@ def verify_on_disk(folder: Path) -> None:
                 os.fsync(file.fileno())
                 if hasattr(os, "posix_fadvise"):
                     os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    manifest = json.loads((folder / f"manifest_{dist.get_rank()}.json").read_text())
+    manifest = json.loads(layout.manifest(folder, dist.get_rank()).read_text())
     if wrong := first_wrong(folder, list(manifest["files"].items())):
         raise RunError(f"the disk does not keep what is written to it: in {folder}, {wrong}")
 
@@ -72,7 +73,7 @@ def damage(folder: Path, rank: int = 0, world_size: int = 1) -> str | None:
 
     Of `world_size` processes, each looks at its share of the files.
     """
-    manifests = sorted(folder.glob("manifest_*.json"))
+    manifests = layout.manifests(folder)
     try:
         listed = [json.loads(manifest.read_text()) for manifest in manifests]
         wanted = listed[0]["world_size"] if listed else 1
@@ -123,7 +124,7 @@ def refuse_code(folder: Path) -> None:
 
 def saved_by(folder: Path) -> tuple[int, int | None]:
     """Number of workers and ZeRO stage that saved a whole checkpoint; older ones lack the stage."""
-    manifest = json.loads((folder / "manifest_0.json").read_text())
+    manifest = json.loads(layout.manifest(folder, 0).read_text())
     return int(manifest["world_size"]), manifest.get("zero_stage")
 
 

@@ -15,15 +15,16 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from raysft.errors import NotFinite
-from raysft.runs import rundir
+from raysft.runs import events, rundir
 from raysft.runs.events import Emit
+from raysft.train.checkpoint import layout
 from raysft.train.checkpoint.integrity import (
     PROBE_TOKENS,
     probe_loss,
     verify_on_disk,
     write_manifest,
 )
-from raysft.train.checkpoint.restore import HF_FOLDER, TAG, rng_state
+from raysft.train.checkpoint.restore import rng_state
 from raysft.train.metrics import Progress
 
 MIB = 2**20
@@ -68,7 +69,7 @@ class Saver:
             write_manifest(folder, step, int(self.engine.zero_optimization_stage()))
             verify_on_disk(folder)
             move_into_place(folder, target)
-            self.emit({"event": "checkpoint", "step": step})
+            self.emit(events.Checkpoint(step))
             return Checkpoint.from_directory(str(target))
 
         ray.train.report(
@@ -84,12 +85,12 @@ class Saver:
         """This rank's files, in a folder of its own beside the checkpoints."""
         beside = self.run_dir / rundir.CHECKPOINTS
         beside.mkdir(exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=rundir.WRITING, dir=beside))
-        self.engine.save_checkpoint(str(folder), tag=TAG, client_state=state)
-        torch.save(rng_state(), folder / f"rng_{dist.get_rank()}.pt")
+        folder = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=beside))
+        self.engine.save_checkpoint(str(folder), tag=layout.TAG, client_state=state)
+        torch.save(rng_state(), layout.random_state(folder, dist.get_rank()))
         if dist.get_rank() == 0:
-            self.engine.module.config.save_pretrained(folder / HF_FOLDER)
-            self.tokenizer.save_pretrained(folder / HF_FOLDER)
+            self.engine.module.config.save_pretrained(folder / layout.HF_FOLDER)
+            self.tokenizer.save_pretrained(folder / layout.HF_FOLDER)
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         total = torch.tensor(size, device=self.engine.device)
         dist.all_reduce(total)
@@ -105,7 +106,7 @@ class Saver:
         dist.broadcast(flag, 0)
         if bool(flag) and self.pause_told:
             self.pause_told = False
-            self.emit({"event": "warning", "message": f"room for a checkpoint again, step {step}"})
+            self.emit(events.Warning(f"room for a checkpoint again, step {step}"))
         elif not bool(flag) and not self.pause_told and dist.get_rank() == 0:
             self.pause_told = True
             message = (
@@ -113,7 +114,7 @@ class Saver:
                 f"{self.run_dir} has {free / MIB:,.0f} free. Training goes on without until there "
                 "is room: free some space"
             )
-            self.emit({"event": "warning", "message": message})
+            self.emit(events.Warning(message))
         return bool(flag)
 
     def most_bytes(self) -> int:

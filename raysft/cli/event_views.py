@@ -1,0 +1,79 @@
+"""What a person sees of single events; `console.Renderer` says when."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Table
+
+from raysft.cli.terminal import fact, findings, stderr, warning
+from raysft.runs import events
+from raysft.runs.metrics import duration
+from raysft.verbs.registry import STUDIES
+
+
+def show_data(facts: Mapping[str, Any]) -> None:
+    formats = ", ".join(dict.fromkeys(source["format"] for source in facts["sources"]))
+    fact(
+        "records",
+        f"{facts['num_read']:,} read as {formats}: {facts['num_records']:,} to train, "
+        f"{facts['num_eval_records']:,} held out, {facts['num_dropped']:,} left out",
+    )
+    fact("template", f"{facts['template']}, answers end in {facts['end_token']}")
+    prompt, response = facts["prompt_tokens"], facts["response_tokens"]
+    fact(
+        "tokens",
+        f"{facts['tokens']:,}, {facts['supervised_share']:.0%} of them supervised; "
+        f"a prompt has {prompt['mean']:,.0f} and a response {response['mean']:,.0f} on average",
+    )
+    findings(facts["findings"])
+
+
+def show_workers(event: events.Workers) -> None:
+    hardware = event.observed["gpu"] or event.observed["cpu"]
+    fact("parameters", f"{event.parameters:,}")
+    workers = event.world_size
+    fact("hardware", f"{workers} worker{'' if workers == 1 else 's'}, {hardware}")
+    optimizer, _, fallback = event.optimizer.partition("; ")
+    fact("optimizer", optimizer)
+    if event.products:
+        fact("bf16 products", event.products)
+    if fallback:
+        warning(fallback)
+
+
+def show_recovery(event: events.Recovered) -> None:
+    fact("going on", f"{duration(event.seconds)} after it was noticed")
+    for part, took in event.parts.items():
+        fact("", f"{took:4.1f} s  {part}")
+
+
+def profile_table(event: events.Profile) -> Table:
+    table = Table(box=SIMPLE_HEAD, title=f"Where {event.steps} steps went", title_justify="left")
+    for name in ("", "seconds", "share"):
+        table.add_column(name, justify="right" if name else "left", style="" if name else "dim")
+    for row in event.rows:
+        table.add_row(row["phase"], f"{row['seconds']:.3f}", f"{row['share']:.1%}")
+    return table
+
+
+def show_sample(event: events.Sample) -> None:
+    stderr.print()
+    for name, style in (("instruction", "dim"), ("reference", "cyan"), ("answer", "green")):
+        lines = escape(getattr(event, name)).splitlines() or [""]
+        stderr.print(f"  [dim]{name:<12}[/][{style}]{lines[0]}[/]", soft_wrap=True)
+        for line in lines[1:]:
+            stderr.print(f"  {'':<12}[{style}]{line}[/]", soft_wrap=True)
+
+
+def show_case(event: events.Case) -> None:
+    fact(*STUDIES[event.study].words(event.result))
+
+
+def show_check(event: events.Check) -> None:
+    style = {"pass": "green", "warn": "yellow", "fail": "bold red"}[event.status]
+    head = f"  [{style}]{event.status}[/]  {event.name:<12}  "
+    stderr.print(head + escape(event.found), soft_wrap=True)
+    if event.advice:
+        stderr.print(f"{'':<22}[dim]what to do: {escape(event.advice)}[/]", soft_wrap=True)

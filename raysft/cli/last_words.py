@@ -1,0 +1,33 @@
+"""How a run ends for whoever typed its command: tables, a sentence, an exit code."""
+
+import json
+from pathlib import Path
+
+import typer
+
+from raysft.cli import terminal
+from raysft.errors import INTERRUPTED
+from raysft.runs import rundir
+from raysft.runs.events import End
+from raysft.verbs.registry import VERBS
+
+
+def finish(end: End, *, told: str, as_json: bool) -> None:
+    """told: the mistake that is on the screen already. Ends in typer.Exit with the exit code."""
+    summary, code, verb = dict(end.summary), end.exit_code, VERBS[end.summary["verb"]]
+    for table in verb.tables(summary, end.results):
+        terminal.stderr.print(table)
+    if summary["status"] == "interrupted":
+        terminal.error(verb.interrupted(summary))
+        code = INTERRUPTED
+    elif summary["status"] == "failed":
+        if summary["error"] != told:
+            terminal.error(summary["error"])
+        if "stamp" in summary and verb.is_a_run:  # without a stamp it never had a folder
+            log = Path(summary["run_dir"]) / rundir.LOG
+            terminal.stderr.print(f"[dim]details: {log}[/]", soft_wrap=True)
+    if as_json:
+        print(json.dumps(summary, separators=(",", ":")))
+    elif summary["status"] == "done":
+        print(verb.done(summary))
+    raise typer.Exit(code)

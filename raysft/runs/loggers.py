@@ -1,0 +1,69 @@
+"""Where the metrics of a run are written. A logger is a function that gets every event."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from raysft.config.schema import Config
+from raysft.runs import rundir
+from raysft.runs.events import Emit, Event, Metrics, Started
+from raysft.runs.metrics import METRICS
+
+
+def loggers(config: Config, run_dir: Path) -> list[Emit]:
+    """Those that the config asks for."""
+    chosen = [jsonl_logger(run_dir / rundir.METRICS)]
+    if config.log.tensorboard:
+        chosen.append(tensorboard_logger(run_dir / "tensorboard"))
+    return chosen
+
+
+def jsonl_logger(path: Path) -> Emit:
+    """Appends the metrics of each log step and evaluation.
+
+    Workers that start again, at the step of their checkpoint or at 0, repeat what came after it:
+    those lines are dropped.
+    """
+
+    def write(event: Event) -> None:
+        if isinstance(event, Started):
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if event.step and step_of(line) <= event.step]
+            path.write_text("".join(line + "\n" for line in kept))
+        elif isinstance(event, Metrics):
+            with path.open("a") as file:
+                file.write(json.dumps({"step": event.step, **event.values}) + "\n")
+
+    return write
+
+
+def step_of(line: str) -> float:
+    """The step of a metrics line; infinite for one that a crash or a full disk cut short."""
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return math.inf
+
+
+def tensorboard_logger(folder: Path) -> Emit:
+    """The same numbers as scalars."""
+    board: Any = None
+    left_out = {metric.key for metric in METRICS if not metric.is_scalar}
+
+    def write(event: Event) -> None:
+        nonlocal board
+        if isinstance(event, Started):
+            from torch.utils.tensorboard import SummaryWriter
+
+            if board is not None:  # workers start again
+                board.close()
+            purge_step = event.step + 1 if event.step else None
+            board = SummaryWriter(str(folder), purge_step=purge_step)
+        elif isinstance(event, Metrics):
+            for key, value in event.values.items():
+                if key not in left_out and value is not None:
+                    board.add_scalar(key, value, event.step)
+            board.flush()
+
+    return write

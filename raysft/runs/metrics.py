@@ -1,0 +1,41 @@
+"""Every number of metrics.jsonl, once: what it means, and how the console shows it."""
+
+from typing import NamedTuple
+
+
+class Metric(NamedTuple):
+    key: str  # in metrics.jsonl, in TensorBoard, on the wire
+    meaning: str
+    unit: str = ""
+    heading: str = ""  # of its column on the console; without one it has none
+    width: int = 0  # of that column, characters
+    form: str = ""  # a format specification, or "duration"
+    is_scalar: bool = True  # false: of use only to who watches
+
+    def words(self, value: float) -> str:
+        return duration(value) if self.form == "duration" else format(value, self.form)
+
+
+def duration(seconds: float) -> str:
+    """3:07, or 1:03:07 from an hour on."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+# In the order of the columns.
+METRICS = (
+    Metric("loss", "training loss since the last line", "nats a token", "loss", 8, ".4f"),
+    Metric("eval_loss", "held-out loss of the answers", "nats a token", "held-out", 9, ".4f"),
+    Metric("lr", "learning rate", "", "rate", 9, ".2e"),
+    Metric("grad_norm", "of the last gradient, before clipping", "", "grad norm", 10, ".3f"),
+    Metric("tokens_per_second", "without padding", "tokens/s", "tokens/s", 9, ",.0f"),
+    Metric("supervised_tokens_per_second", "those trained", "tokens/s", "superv./s", 10, ",.0f"),
+    Metric("peak_memory_gib", "most that a worker ever held", "GiB", "GiB", 6, ".2f"),
+    Metric("time_left_s", "at this pace", "s", "left", 8, "duration", is_scalar=False),
+    Metric("eval_instruction_loss", "held-out loss of the prompts, never trained", "nats a token"),
+    Metric("clipped_steps", "steps clipped since the last line", "steps"),
+    Metric("skipped_steps", "updates skipped because fp16 overflowed", "steps"),
+    Metric("spikes_skipped", "updates skipped because their gradient was a spike", "steps"),
+    Metric("step_time_s", "median since the last line", "s"),
+)

@@ -1,0 +1,35 @@
+"""results.json, the one file that all reports of a study are made from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from raysft.errors import UserError
+from raysft.runs import rundir
+
+
+def header(study: str, run_dir: Path, title: str | None = None) -> dict[str, Any]:
+    """What results begin with: study, title, who submitted them when, and the config."""
+    spec = rundir.read_json(run_dir / rundir.RUN)
+    named = {"study": study} if title is None else {"study": study, "title": title}
+    return named | {"stamp": spec["stamp"], "config": spec["config"]}
+
+
+def write(run_dir: Path, results: dict[str, Any]) -> None:
+    """To be called after each point: what has ended is kept whatever comes."""
+    rundir.write_json(run_dir / rundir.RESULTS, results)
+
+
+def read(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A results.json, or that of a run directory. Raises UserError: it is not there, or is none."""
+    file = path / rundir.RESULTS if path.is_dir() else path
+    try:
+        results: dict[str, Any] = json.loads(file.read_text())
+        complete = {"study", "stamp", "config"} <= results.keys()
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}: name a results.json, or a run") from None
+    except (ValueError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(f"{file} holds no results of `raysft bench` or `raysft tune`")
+    return file, results

@@ -1,0 +1,68 @@
+"""The trained model as a Hugging Face folder, straight from the engine."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raysft.errors import RunError
+from raysft.train.checkpoint.integrity import PROBE_TOKENS
+
+
+def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> float | None:
+    """Write the weights the engine computes with as a Hugging Face folder, and check them.
+
+    Every rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
+    ids, int64 [T]) are compared with the engine's: returns the largest difference, None elsewhere.
+    Raises RunError when parameters are missing.
+    """
+    weights = gather_weights(engine)
+    engine.eval()
+    with torch.no_grad():
+        probe = probe[:PROBE_TOKENS].unsqueeze(0)
+        logits = engine(input_ids=probe.to(engine.device), use_cache=False).logits.float().cpu()
+    engine.train()
+    if weights is None:
+        return None
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    dtype = next(iter(weights.values())).dtype
+    expected = sum(weight.numel() for weight in weights.values())
+    engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
+    tokenizer.save_pretrained(partial)
+    difference = compare_logits(partial, probe, logits, dtype, expected)
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return difference
+
+
+def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
+    """All parameters and saved buffers on rank 0, one gathered at a time; None on other ranks."""
+    import deepspeed
+
+    first, partitioned = dist.get_rank() == 0, engine.zero_optimization_stage() == 3
+    weights: dict[str, torch.Tensor] = {}
+    engine.empty_partition_cache()  # an evaluation leaves prefetched parameters in flight
+    for name, parameter in engine.module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
+            if first:
+                weights[name] = parameter.detach().cpu().clone()
+    saved = engine.module.state_dict().keys() if first else ()
+    buffers = {n: b.cpu() for n, b in engine.module.named_buffers() if n in saved}
+    return weights | buffers if first else None
+
+
+def compare_logits(
+    folder: Path, probe: torch.Tensor, logits: torch.Tensor, dtype: torch.dtype, expected: int
+) -> float:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    found = sum(parameter.numel() for parameter in model.parameters())
+    if found < expected:
+        raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
+    with torch.no_grad():
+        again = model(input_ids=probe, use_cache=False).logits.float()
+    return float((again - logits).abs().max())

@@ -1,0 +1,52 @@
+"""Supervised fine-tuning: the mean negative log-likelihood of the supervised tokens of a step."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from raysft.data.batch import Batch
+from raysft.data.loader import RankData, StepData
+from raysft.train.loss import supervised_nll, token_nll
+from raysft.train.objectives.objective import Objective
+
+
+def supervised_tokens(step: StepData) -> int:
+    return step.supervised_tokens
+
+
+@torch.no_grad()
+def evaluate(engine: Any, batches: Sequence[Batch]) -> dict[str, float | None]:
+    """Sum of NLL over sum of tokens, over all ranks: batch size and world size change nothing.
+
+    eval_loss is of the response tokens, nats a token; eval_instruction_loss the same of the prompt
+    tokens, which are never optimised. None without held-out records.
+    """
+    engine.eval()
+    sums = torch.zeros(4, dtype=torch.float64, device=engine.device)
+    for batch in batches:
+        on_device = batch.to(engine.device)
+        nll = token_nll(engine, on_device, on_device.scored).double()
+        response = on_device.is_supervised.double()
+        prompt = 1 - response
+        sums += torch.stack(
+            [(nll * response).sum(), response.sum(), (nll * prompt).sum(), prompt.sum()]
+        )
+    engine.train()
+    dist.all_reduce(sums)
+    nll_response, num_response, nll_prompt, num_prompt = sums.tolist()
+    return {
+        "eval_loss": nll_response / num_response if num_response else None,
+        "eval_instruction_loss": nll_prompt / num_prompt if num_prompt else None,
+    }
+
+
+SFT = Objective(
+    name="sft",
+    reads=RankData,
+    loss=supervised_nll,
+    counts=supervised_tokens,
+    evaluate=evaluate,
+    reports=("eval_loss", "eval_instruction_loss"),
+)

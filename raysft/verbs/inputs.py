@@ -1,0 +1,70 @@
+"""What a job reads before it runs: model, tokenizer and data, while Ray starts beside it."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from raysft.errors import UserError
+from raysft.runs import events
+from raysft.runs.events import Emit
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+    from raysft.data.dataset import Prepared
+    from raysft.data.template import Template
+
+T = TypeVar("T")
+
+
+class Inputs(NamedTuple):
+    template: "Template"
+    hf_config: Any
+    prepared: "Prepared"
+    facts: dict[str, Any]  # of the audit
+
+
+def beside_ray(config: "Config", emit: Emit, read: Callable[[Callable[[], None]], T]) -> T:
+    """Read the inputs while Ray starts. `read` gets a function that waits for Ray.
+
+    A mistake is told at once: ending the half-started Ray takes seconds.
+    """
+    from raysft.runtime.connect import EMBEDDED, local_resources, start_ray_beside
+    from raysft.runtime.resources import require_resources
+
+    def read_or_tell(ray_is_there: Callable[[], None]) -> T:
+        try:
+            return read(ray_is_there)
+        except UserError as error:
+            emit(events.Mistake(str(error)))
+            raise
+
+    if EMBEDDED:
+        require_resources(config, [local_resources(config)])
+    emit(events.Status("starting Ray"))
+    return start_ray_beside(config, read_or_tell)
+
+
+def read_model(config: "Config", emit: Emit) -> tuple["Template", Any]:
+    """Tokenizer and model config. Raises UserError."""
+    from raysft.model.load import load_model_config, load_template
+
+    emit(events.Status(f"loading tokenizer {config.model.tokenizer_path}"))
+    template = load_template(config)
+    return template, load_model_config(config, template)
+
+
+def read_inputs(config: "Config", emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
+    """Tokenizer, model config and data. Raises UserError."""
+    from raysft.data.audit import audit
+    from raysft.data.dataset import prepare
+
+    template, hf_config = read_model(config, emit)
+    emit(events.Status("reading data"))
+    prepared = prepare(config, template, ray_is_there)
+    facts = audit(config, template, prepared)
+    emit(events.Data(facts))
+    from raysft.model import answers  # noqa: F401 (imported here while Ray starts)
+    from raysft.runtime import fit, ray_private  # noqa: F401 (the same)
+
+    if warning := ray_private.version_warning():
+        emit(events.Warning(warning))
+    return Inputs(template, hf_config, prepared, facts)

@@ -1,0 +1,80 @@
+"""`raysft bench seq-len`: what the sequence length costs."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from raysft.runs import rundir
+from raysft.runs.events import Emit
+from raysft.studies.seq_len.report import STUDY
+from raysft.verbs import plan
+from raysft.verbs.verb import Results, Summary, Verb
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+    from raysft.studies.seq_len.run import Inputs
+
+
+def equations(config: "Config") -> list[tuple[str, str]]:
+    from raysft.studies.seq_len.cases import TABLES, cases, longest
+
+    longest(config)  # raises UserError where the model has no such positions
+    listed, bench = cases(config), config.bench
+    rows = [plan.model_equation(config), *plan.where_and_how(config)]
+    for table in TABLES:
+        words = [f"{c.sequences} x {c.seq_len:,}" for c in listed if table in c.tables]
+        rows.append((f"equal {table}", ", ".join(words)))
+    steps = f"{bench.warmup_steps} + {bench.steps} steps"
+    rows.append(("cases", f"{len(listed)}, each in fresh workers: {steps}"))
+    return rows
+
+
+def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.studies.seq_len.cases import longest
+    from raysft.studies.seq_len.run import Inputs, run
+    from raysft.verbs.inputs import beside_ray, read_inputs, read_model
+
+    def read(ray_is_there: Callable[[], None]) -> "Inputs":
+        if config.bench.synthetic:
+            template, hf_config = read_model(longest(config), emit)
+            return Inputs(config, hf_config, template.tokenizer, None, run_dir)
+        inputs = read_inputs(longest(config), emit, ray_is_there)
+        records = inputs.prepared.train
+        return Inputs(config, inputs.hf_config, inputs.template.tokenizer, records, run_dir)
+
+    return run(beside_ray(config, emit, read), emit)
+
+
+def has_left(run_dir: Path) -> bool:
+    return (run_dir / rundir.RESULTS).exists()
+
+
+def done(summary: Summary) -> str:
+    return f"{summary['verdict']}\ndone: {summary['report']}"
+
+
+def interrupted(summary: Summary) -> str:
+    if not summary["resumable"]:
+        return "interrupted; no case ended"
+    results = Path(summary["run_dir"]) / rundir.RESULTS
+    return f"interrupted; the cases that ended are in {results}"
+
+
+def tables(summary: Summary, results: Results | None) -> Iterable[RenderableType]:
+    return STUDY.tables(results) if results and summary["status"] == "done" else ()
+
+
+SEQ_LEN = Verb(
+    name="bench seq-len",
+    help="What the sequence length costs in time and memory, measured and predicted.",
+    plan=equations,
+    run=run,
+    has_left=has_left,
+    check_resume=None,
+    done=done,
+    interrupted=interrupted,
+    tables=tables,
+    study=STUDY,
+)

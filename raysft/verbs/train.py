@@ -1,0 +1,174 @@
+"""`raysft train`: one training run."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from raysft.errors import UserError
+from raysft.runs import events, rundir, snapshot
+from raysft.runs.events import Emit, Event
+from raysft.runs.metrics import duration
+from raysft.train.checkpoint import repair
+from raysft.verbs import plan
+from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
+from raysft.verbs.verb import Results, Summary, Verb
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+
+# What the saved state depends on: a change would load wrongly, or repeat or skip records.
+FIXED = (
+    "model", "data", "batch", "engine.precision", "engine.offload_optimizer",
+    "engine.offload_params", "optim.name", "run.seed",
+)  # fmt: skip
+# What may differ without a word.
+FREE = (
+    "run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "bench", "tune",
+    "scaling.max_failures",
+)  # fmt: skip
+
+
+def equations(config: "Config") -> list[tuple[str, str]]:
+    rows = [
+        plan.model_equation(config),
+        ("global batch", plan.batch_equation(config)),
+        (
+            "tokens a step",
+            f"at most {config.batch.global_batch_size * config.batch.seq_len:,} = "
+            f"{config.batch.global_batch_size} records x {config.batch.seq_len} seq_len",
+        ),
+        ("steps", plan.steps_equation(config)),
+        ("learning rate", plan.rate_equation(config)),
+        *plan.where_and_how(config),
+    ]
+    if config.schedule.min_lr_ratio == 1.0:
+        rows.append(("note", "min_lr_ratio = 1: the rate stays constant after warmup"))
+    return rows
+
+
+def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.verbs.inputs import beside_ray, read_inputs
+
+    template, hf_config, prepared, facts = beside_ray(
+        config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there)
+    )
+    from raysft.model.answers import finish_model
+    from raysft.runtime.connect import shut_down_ray
+    from raysft.runtime.fit import fit
+
+    emit(events.Status("starting workers"))
+    observed: dict[str, Any] = {}
+    last: dict[str, Any] = {}
+
+    def keep(event: Event) -> None:
+        if isinstance(event, events.Workers):
+            observed.update(vars(event))
+        if isinstance(event, events.Metrics) and "loss" in event.values:
+            last.update(event.values)
+        emit(event)
+
+    result = fit(
+        config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep
+    )
+    shut_down_ray()
+    emit(events.Status("writing answers to held-out records"))
+    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)
+    steps = result.totals.pop("step")
+    return {
+        "model_dir": str(run_dir / rundir.MODEL),
+        "num_restarts": result.num_restarts,
+        "restarts": result.restarts,
+        "num_records": facts["num_records"],
+        "num_eval_records": facts["num_eval_records"],
+        "num_dropped": facts["num_dropped"],
+        "steps": steps,
+        **result.totals,
+        "peak_memory_gib": last.get("peak_memory_gib"),
+        **answers,
+        "data": facts,
+        "workers": observed,
+    }
+
+
+def check_resume(run_dir: Path, config: "Config") -> list[str]:
+    """Warnings. Raises UserError when there is nothing to resume, or the config does not fit it."""
+    spec = rundir.read_json(run_dir / rundir.RUN)
+    repaired = repair.repair(run_dir)
+    if not snapshot.checkpoints(run_dir):
+        raise UserError(
+            f"{run_dir} has no checkpoint to resume from: start it under another --name"
+        )
+    changed = changes(spec["config"], config)
+    fixed = {key: pair for key, pair in changed.items() if starts_with_any(key, FIXED)}
+    refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
+    free = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
+    told = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in free.items()]
+    return [repaired, *told] if repaired else told
+
+
+def has_left(run_dir: Path) -> bool:
+    return bool(snapshot.checkpoints(run_dir))
+
+
+def done(summary: Summary) -> str:
+    first, last = summary["eval_loss_first"], summary["eval_loss_last"]
+    heldout = "" if last is None else f", held-out loss {first:.4f} to {last:.4f}"
+    return f"done: {summary['steps']} steps{heldout}; model in {summary['model_dir']}"
+
+
+def number(spec: str) -> Callable[[Any], str]:
+    return lambda value: format(value, spec)
+
+
+# What it says, key of the summary, how it is written.
+CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("steps", "steps", number(",")),
+    ("tokens seen", "tokens_seen", number(",")),
+    ("supervised tokens seen", "supervised_tokens_seen", number(",")),
+    ("tokens/s", "tokens_per_second", number(",.0f")),
+    ("supervised tokens/s", "supervised_tokens_per_second", number(",.0f")),
+    ("step time, median", "step_time_p50_s", number(".3f")),
+    ("step time, 95 %", "step_time_p95_s", number(".3f")),
+    ("share of the peak (MFU)", "mfu", number(".1%")),
+    ("memory, largest worker, GiB", "peak_memory_gib", number(".2f")),
+    ("clipped steps", "clipped_steps", number(",")),
+    ("checkpoints", "checkpoints", number(",")),
+    ("checkpoints, training waited, s", "checkpoint_stall_s", number(".1f")),
+    ("exact match, held out", "exact_match", number(".3f")),
+    ("export against engine, logits", "export_logit_difference", number(".1e")),
+    ("wall time", "wall_s", duration),
+)
+
+
+def tables(summary: Summary, results: Results | None) -> Iterable[Table]:  # noqa: ARG001
+    if summary["status"] != "done":
+        return
+    table = Table(box=SIMPLE_HEAD, title=f"{summary['run_dir']}: done", title_justify="left")
+    table.add_column("", style="dim")
+    table.add_column("first", justify="right")
+    table.add_column("last", justify="right")
+    for name, key in (("training loss", "train_loss"), ("held-out loss", "eval_loss")):
+        first, last = summary[f"{key}_first"], summary[f"{key}_last"]
+        table.add_row(name, *("" if v is None else f"{v:.4f}" for v in (first, last)))
+    for name, key, render in CLOSING_ROWS:
+        if summary.get(key) is not None:
+            table.add_row(name, "", render(summary[key]))
+    yield table
+
+
+TRAIN = Verb(
+    name="train",
+    help="Masked supervised fine-tuning: loss on response tokens only.",
+    plan=equations,
+    run=run,
+    has_left=has_left,
+    check_resume=check_resume,
+    done=done,
+    interrupted=how_to_resume("the first checkpoint", "from the newest checkpoint"),
+    tables=tables,
+    is_elastic=True,
+    can_profile=True,
+)

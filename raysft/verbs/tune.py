@@ -1,0 +1,124 @@
+"""`raysft tune`: a search over config keys, of which every trial is a real training run."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from raysft.errors import UserError
+from raysft.runs import events, rundir
+from raysft.runs.events import Emit
+from raysft.studies.tune.report import STUDY
+from raysft.verbs import plan
+from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
+from raysft.verbs.verb import Results, Summary, Verb
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+
+# What may differ without a word when a search goes on.
+FREE = (
+    "run.name", "run.storage", "log", "bench", "tune.num_trials", "tune.max_concurrent",
+    "scaling.max_failures",
+)  # fmt: skip
+
+
+def equations(config: "Config") -> list[tuple[str, str]]:
+    from raysft.studies.tune.settings import check_search, num_trials
+
+    check_search(config)  # raises UserError where a trial could not run
+    tune = config.tune
+    ways = " x ".join(str(len(domain.values)) for domain in tune.space.values())
+    count = num_trials(config)
+    steps = plan.steps_equation(config) + ", in each trial"
+    trials = f"{count} = {ways}" if tune.sampler == "grid" else str(count)
+    return [
+        plan.model_equation(config),
+        ("steps", steps),
+        *plan.where_and_how(config),
+        ("trials", f"{trials}; sampler {tune.sampler}, scheduler {tune.scheduler}"),
+        *(("search", f"{k}: {d.kind} {list(d.values)}") for k, d in tune.space.items()),
+    ]
+
+
+def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.studies.tune.trials import read_before
+    from raysft.verbs.inputs import beside_ray, read_inputs
+
+    before = read_before(run_dir)
+    inputs = beside_ray(config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there))
+    from raysft.data.dataset import epoch_length
+    from raysft.runtime.fit import total_steps
+    from raysft.studies.tune import search
+    from raysft.studies.tune.trial import SearchInputs, replay
+
+    data = inputs.prepared
+    if not len(data.heldout):
+        raise UserError(
+            "trials are compared by their held-out loss, and no record is held out of so few: "
+            "raise data.eval_fraction, or set data.eval_path"
+        )
+    shared = SearchInputs(
+        config=config,
+        train=data.train,
+        heldout=data.heldout,
+        template=inputs.template,
+        run_dir=run_dir.resolve(),
+        stamp=rundir.read_json(run_dir / rundir.RUN)["stamp"],
+        replays={trial.number: replay(trial) for trial in before if trial.finished},
+    )
+    emit(events.Status("searching"))
+    summary = search.run(shared, before, total_steps(config, epoch_length(data.train)), emit)
+    files = {"results": rundir.RESULTS, "report": rundir.REPORT, "best_config": rundir.BEST}
+    paths = {name: str(run_dir / file) for name, file in files.items()}
+    return summary | paths | {"data": inputs.facts}
+
+
+def check_resume(run_dir: Path, config: "Config") -> list[str]:
+    """No warning. Raises UserError when there is no search, or its trials were others."""
+    spec = rundir.read_json(run_dir / rundir.RUN)
+    if not (run_dir / rundir.RESULTS).exists():
+        raise UserError(f"{run_dir} has no trial to go on with: start it under another --name")
+    if config.tune.scheduler == "pbt":
+        raise UserError(
+            f"{run_dir} cannot go on: under pbt the trials live off each other, and those that "
+            "ended cannot be asked again. Start it under another --name"
+        )
+    changed = changes(spec["config"], config)
+    others = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
+    refuse(others, f"{run_dir} cannot go on with trials that differ from those it has")
+    return []
+
+
+def has_left(run_dir: Path) -> bool:
+    return (run_dir / rundir.RESULTS).exists()
+
+
+def done(summary: Summary) -> str:
+    return (
+        f"done: trial {summary['best']}, held-out loss {summary['eval_loss']:.4f}; "
+        f"train with it: raysft train {summary['best_config']}"
+    )
+
+
+def tables(summary: Summary, results: Results | None) -> Iterable[RenderableType]:  # noqa: ARG001
+    """Also of a search that was interrupted, if it has begun a trial."""
+    if not results or not results["trials"]:
+        return ()
+    return *STUDY.tables(results), Text(STUDY.verdict(results))
+
+
+TUNE = Verb(
+    name="tune",
+    help="Search config keys; every trial is a real run. The word `search` may be left out.",
+    plan=equations,
+    run=run,
+    has_left=has_left,
+    check_resume=check_resume,
+    done=done,
+    interrupted=how_to_resume("the first trial", "with the trials that are left"),
+    tables=tables,
+    study=STUDY,
+)

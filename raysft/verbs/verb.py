@@ -1,0 +1,39 @@
+"""What raysft can do as a job, each as one value. Light imports only, here and in each verb."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import RenderableType
+
+from raysft.runs.events import Emit
+from raysft.studies.study import Study
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+
+Summary = Mapping[str, Any]  # of summary.json
+Results = Mapping[str, Any]  # of results.json
+
+
+@dataclass(frozen=True)
+class Verb:
+    name: str  # in run.json; what is typed after `raysft`
+    help: str
+    # What a config comes to, as (name, equation) rows. Raises UserError where it cannot run.
+    plan: Callable[["Config"], list[tuple[str, str]]]
+    # In the job: the rest of its summary. Its `status` is "done" unless it says otherwise.
+    run: Callable[["Config", Path, Emit], dict[str, Any]]
+    # Whether an interrupted run has left something to go on from, or to look at.
+    has_left: Callable[[Path], bool]
+    # Warnings about going on with it; raises UserError where that cannot be. None: it never can.
+    check_resume: Callable[[Path, "Config"], list[str]] | None
+    done: Callable[[Summary], str]  # its last words
+    interrupted: Callable[[Summary], str]
+    # What a person sees above them, of whatever has ended.
+    tables: Callable[[Summary, Results | None], Iterable[RenderableType]]
+    study: Study | None = None  # whose results.json it leaves
+    is_elastic: bool = False  # takes scaling.workers = [min, max]
+    can_profile: bool = False
+    is_a_run: bool = True  # false: it leaves no folder, and has a command of its own
