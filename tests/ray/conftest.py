@@ -93,8 +93,5 @@ def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepar
 
 
 def steps_of(events: list[Event]) -> list[dict[str, Any]]:
-    return [
-        {"step": e.step, **e.values}
-        for e in events
-        if isinstance(e, Metrics) and "loss" in e.values
-    ]
+    lines = [event for event in events if isinstance(event, Metrics)]
+    return [{"step": line.step, **line.values} for line in lines if "loss" in line.values]
