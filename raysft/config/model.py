@@ -2,20 +2,28 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from raysft.config.section import Count, PositiveFloat, Section
+from raysft.config.section import Count, FractionBelowOne, PositiveFloat, Section, Tokens, Unit
 
 
 class Shape(Section):
-    """A GPT-2 architecture."""
+    """The architecture of a GPT-2 trained from scratch."""
 
-    n_layer: Count
+    n_layer: Annotated[Count, Unit("layers")]
+    """Number of transformer blocks."""
     n_embd: Count
-    n_head: Count
-    n_positions: Count = 1024
-    vocab_size: Count | None = None  # default: as many as the tokenizer has tokens
-    initializer_range: PositiveFloat = 0.02  # narrow models want more
+    """Width: the size of the embeddings and hidden states. Must be a multiple of `n_head`."""
+    n_head: Annotated[Count, Unit("heads")]
+    """Attention heads in each block."""
+    n_positions: Tokens = 1024
+    """Position embeddings: the longest sequence the model accepts. `batch.seq_len` must not exceed
+    it."""
+    vocab_size: Tokens | None = None
+    """Token embeddings: at least as many as the tokenizer has tokens. When absent, exactly as
+    many."""
+    initializer_range: PositiveFloat = 0.02
+    """Standard deviation of the initial weights. Narrow models train better with a larger one."""
 
     @model_validator(mode="after")
     def check_heads(self) -> "Shape":
@@ -25,13 +33,29 @@ class Shape(Section):
 
 
 class Model(Section):
-    path: str | None = None  # hub id or folder
+    """The model to train, and its tokenizer: the one section that every config must have."""
+
+    path: str | None = None
+    """Hugging Face hub id or local folder of the model. May be absent only when `init` is
+    `"scratch"` and both `shape` and `tokenizer` are set."""
     init: Literal["pretrained", "scratch"] = "pretrained"
-    tokenizer: str | None = None  # hub id, folder or "demo"; default: path
-    shape: Shape | None = None  # read by init = "scratch" only
+    """`"pretrained"` starts from the weights of `path`; `"scratch"` from random weights, in the
+    architecture of `shape` or, without one, of `path`."""
+    tokenizer: str | None = None
+    """Hub id or local folder of the tokenizer, or `"demo"`, which knows the demo records only. When
+    absent, `path`."""
+    shape: Shape | None = None
+    """Architecture of a model from scratch; ignored when `init` is `"pretrained"`. When absent,
+    that of `path`, with one embedding for each token of the tokenizer."""
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """`"sdpa"` is PyTorch's fused attention. `"eager"` keeps every score in memory and needs
+    `batch.packing = false`. `"flash_attention_2"` needs a GPU, the flash-attn package, and bf16 or
+    fp16."""
     activation_checkpointing: bool = False
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Recompute the activations of each block in the backward pass instead of keeping them: less
+    memory, at the cost of a second forward pass."""
+    dropout: Annotated[FractionBelowOne, Unit("probability")] = 0.0
+    """Dropout wherever the architecture applies it. Replaces what the model's own config says."""
 
     @property
     def tokenizer_path(self) -> str:

@@ -17,6 +17,8 @@ from raysft.config.training import Batch, Engine, Optim, Schedule
 
 
 class Config(Section):
+    """The whole config. Every key has a default but those that name a model."""
+
     run: Run = Run()
     model: Model
     data: Data = Data()

@@ -12,15 +12,22 @@ KINDS = ("uniform", "loguniform", "int", "choice", "grid")
 
 
 class Domain(Section):
-    """Where the values of a key come from: exactly one of these."""
+    """What a search draws the values of a key from: exactly one of these. `uniform` and
+    `loguniform` round to four significant digits."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     uniform: tuple[float, float] | None = None
+    """`[low, high]`: any number between them, all equally likely."""
     loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
-    integer: tuple[int, int] | None = Field(default=None, alias="int")  # both ends included
+    """`[low, high]`: any number between them, its logarithm uniformly distributed."""
+    integer: tuple[int, int] | None = Field(default=None, alias="int")
+    """`[low, high]`: any integer between them, both ends included."""
     choice: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    """One of the values listed. With `sampler = "grid"`, each of them."""
     grid: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    """Each of the values listed, in every combination with other keys. Only with
+    `sampler = "grid"`."""
 
     @property
     def kind(self) -> str:

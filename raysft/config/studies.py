@@ -5,20 +5,30 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raysft.config.section import Count, Section, SeqLen
+from raysft.config.section import Count, Section, SeqLen, Steps, Unit
 from raysft.config.space import SPACE, Domain
 
 
 class Tune(Section):
-    """What `raysft tune` searches. A key of `space` is a key of this config and its domain."""
+    """What `raysft tune` searches, and how. Each trial is a training run; the one with the lowest
+    held-out loss wins."""
 
     space: Annotated[Mapping[str, Domain], Field(min_length=1)] = SPACE
-    num_trials: Count = 8  # a grid has as many as it has points
-    sampler: Literal["random", "grid", "tpe"] = "random"  # tpe: Optuna's, which learns from trials
-    # asha and median stop a trial that is worse than others were at its step; pbt moves the
-    # settings of the worst towards those of the best while they train.
+    """The keys to search, each with its domain, as `optim.lr = { uniform = [1e-5, 1e-4] }`. All
+    keys but `batch.seq_len`, `model.path`, `model.tokenizer` and those of `run`, `data`, `scaling`,
+    `eval`, `tune` and `bench` can be searched."""
+    num_trials: Annotated[Count, Unit("trials")] = 8
+    """Number of trials. Ignored by `sampler = "grid"`, which runs every combination."""
+    sampler: Literal["random", "grid", "tpe"] = "random"
+    """How trials get their settings: drawn at random, every combination of the listed values, or
+    Optuna's TPE, which learns from the trials before."""
     scheduler: Literal["fifo", "asha", "median", "pbt"] = "fifo"
-    max_concurrent: Count | None = None  # default: as many as the cluster has room for
+    """`"fifo"` runs every trial to its end; `"asha"` and `"median"` stop trials that do worse than
+    others did at the same step. `"pbt"` lets the worst trials go on from the best, with changed
+    settings: it searches `optim.lr` and keys of `schedule` only, with `sampler = "random"`."""
+    max_concurrent: Annotated[Count, Unit("trials")] | None = None
+    """Most trials at the same time. When absent, as many as the cluster has room for, which is
+    never exceeded."""
 
     @model_validator(mode="after")
     def check_sampler(self) -> "Tune":
@@ -51,9 +61,15 @@ class Tune(Section):
 
 
 class Bench(Section):
-    """What `raysft bench` measures. A step has batch.global_batch_size sequences."""
+    """What `raysft bench seq-len` measures: training steps at several sequence lengths, once with
+    the same number of sequences in a step (`batch.global_batch_size`) and once with the same number
+    of tokens."""
 
     seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
-    steps: Count = 4  # timed, of each case
-    warmup_steps: Count = 2  # before them, and not timed: the first allocates, the second settles
-    synthetic: bool = False  # random tokens, all supervised, instead of the records
+    """Sequence lengths to measure; each takes the place of `batch.seq_len`."""
+    steps: Steps = 4
+    """Timed steps in each case."""
+    warmup_steps: Steps = 2
+    """Steps before the timed ones in each case: the first allocates memory, the second settles."""
+    synthetic: bool = False
+    """Train on random tokens, all of them supervised, instead of the records of `data.path`."""

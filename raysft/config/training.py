@@ -2,17 +2,39 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from raysft.config.section import Count, CountOrZero, Fraction, PositiveFloat, Section, SeqLen
+from raysft.config.section import (
+    FloatOrZero,
+    Fraction,
+    PositiveFloat,
+    Records,
+    Section,
+    SeqLen,
+    StepsOrZero,
+    Tokens,
+    Unit,
+)
 
 
 class Batch(Section):
+    """What goes into one optimizer step, and into one forward pass."""
+
     seq_len: SeqLen = 512
-    global_batch_size: Count = 32  # records in one optimizer step
-    packing: bool = True  # records end to end, without padding
-    tokens_per_micro_batch: Count | None = None  # of a pack; default micro_batch_size x seq_len
-    micro_batch_size: Count = 1  # records in one forward pass of one worker, when padded
+    """Most tokens of one record; `data.truncate` decides what becomes of longer ones. Must not
+    exceed the positions of the model."""
+    global_batch_size: Records = 32
+    """Records in one optimizer step, over all workers. Without packing it must be a multiple of
+    `scaling.workers` times `micro_batch_size`."""
+    packing: bool = True
+    """Lay whole records end to end, without padding, each attending only to itself. `false`
+    gives each record a row of its own, padded to the longest in its micro-batch."""
+    tokens_per_micro_batch: Tokens | None = None
+    """Most tokens in one pack, which is one forward pass of one worker; at least `seq_len`. Used
+    only with packing. When absent, `micro_batch_size` times `seq_len`."""
+    micro_batch_size: Records = 1
+    """Records in one forward pass of one worker, without packing. With packing it only sets the
+    default of `tokens_per_micro_batch`."""
 
     @property
     def pack_tokens(self) -> int:
@@ -30,18 +52,27 @@ class Batch(Section):
 
 
 class Optim(Section):
+    """The optimizer, and what happens to a gradient before it is applied."""
+
     name: Literal["adamw", "adam"] = "adamw"
+    """`"adamw"` applies weight decay to the weights directly, `"adam"` through the gradient."""
     lr: PositiveFloat = 1e-5
+    """Peak learning rate, reached at the end of warmup."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    """Decay rates of Adam's two running averages: of the gradient and of its square."""
     eps: PositiveFloat = 1e-8
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    max_grad_norm: Annotated[float, Field(ge=0.0)] = 1.0  # 0: no clipping
-    # An update is skipped when the norm of its gradient, before clipping, is beyond this multiple
-    # of the median of the last 64 steps; 0: none is. A GPU then waits for the norm in every step.
-    skip_spikes: Annotated[float, Field(ge=0.0)] = 0.0
-    # "auto" takes DeepSpeed's CPU Adam where the optimizer runs on a CPU; its first use on a
-    # machine compiles it, which takes a minute or two.
+    """Added to the denominator of Adam's update."""
+    weight_decay: FloatOrZero = 0.0
+    """Decay of matrices and embeddings. Biases and layer norms are never decayed."""
+    max_grad_norm: FloatOrZero = 1.0
+    """L2 norm that the gradient of all parameters together is clipped to. 0 does not clip."""
+    skip_spikes: Annotated[FloatOrZero, Unit("times the median norm")] = 0.0
+    """Skip a step whose gradient norm, before clipping, is beyond this multiple of the median over
+    the last 64 steps: above 1, or 0 to skip none. A GPU then has to wait for the norm in every
+    step."""
     cpu_kernel: Literal["auto", "torch"] = "auto"
+    """Where the optimizer runs on the CPU: `"auto"` takes DeepSpeed's Adam, compiled on first use,
+    which takes a minute or two, or PyTorch's if that fails. `"torch"` always takes PyTorch's."""
 
     @model_validator(mode="after")
     def check_skip_spikes(self) -> "Optim":
@@ -54,9 +85,15 @@ class Optim(Section):
 
 
 class Schedule(Section):
-    warmup_ratio: Fraction | None = None  # of all steps; default 0.05 when warmup_steps is absent
-    warmup_steps: CountOrZero | None = None
-    min_lr_ratio: Fraction = 0.1
+    """The learning rate over the run: linear warmup to `optim.lr`, then a cosine down to a floor.
+    Skipped steps do not advance it."""
+
+    warmup_ratio: Annotated[Fraction, Unit("of all steps")] | None = None
+    """Length of warmup. When both warmup keys are absent, 0.05; set only one of them."""
+    warmup_steps: StepsOrZero | None = None
+    """Length of warmup. When absent, `warmup_ratio` decides."""
+    min_lr_ratio: Annotated[Fraction, Unit("of `optim.lr`")] = 0.1
+    """Floor of the cosine, which the last step reaches. 1 keeps the rate constant after warmup."""
 
     @model_validator(mode="after")
     def check_one_warmup(self) -> "Schedule":
@@ -66,14 +103,23 @@ class Schedule(Section):
 
 
 class Engine(Section):
+    """How DeepSpeed computes a step: what is spread over the workers, in which precision, and what
+    is moved to the CPU."""
+
     zero_stage: Literal[0, 1, 2, 3] = 3
+    """What is split over the workers: 0 nothing, 1 optimizer states, 2 gradients as well, 3
+    parameters as well. 0 trains in fp32 only."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """Type of weights and activations in the forward and backward pass, and of the exported model.
+    With bf16 and fp16 the optimizer keeps fp32 weights. fp16 needs a device that supports it."""
     offload_optimizer: bool = False
+    """Keep the optimizer states in CPU memory and update there. Needs `zero_stage` 1, 2 or 3."""
     offload_params: bool = False
-    # How a CPU multiplies bf16 tensors: "fp32" widens them first and rounds the result, which is
-    # the same up to the order of the sum, and faster on CPUs without bf16 matrix units. "auto"
-    # goes by what the CPU has. Attention is widened either way.
+    """Keep the parameters in CPU memory while they are not in use. Needs `zero_stage` 3."""
     cpu_products: Literal["auto", "bf16", "fp32"] = "auto"
+    """How a CPU multiplies bf16 matrices: directly, or in fp32 with the result rounded, which
+    differs only in the order of summation and is faster where bf16 instructions are slow. `"auto"`
+    chooses by the CPU; attention is always in fp32."""
 
     @model_validator(mode="after")
     def check_precision(self) -> "Engine":
