@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import raysft
-from raysft.config.schema import DEMO, Config
+from raysft.config.data import DEMO
+from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.runs import rundir
 

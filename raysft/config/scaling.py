@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator
 
-from raysft.config.section import Count, CountOrZero, Section
+from raysft.config.section import Count, CountOrZero, Section, Unit
 
 
 def one_or_range(value: Any) -> int | tuple[int, int]:
@@ -19,11 +19,21 @@ def one_or_range(value: Any) -> int | tuple[int, int]:
 
 
 class Scaling(Section):
-    # One number, or [min, max]: as many as the cluster has room for.
-    workers: Annotated[int | tuple[int, int], BeforeValidator(one_or_range)] = 1
-    cpus_per_worker: Count = 1  # also the threads of a worker
-    gpus_per_worker: CountOrZero = 0  # 0: train on the CPU
-    max_failures: CountOrZero = 3  # restarts from the newest checkpoint, after lost workers
+    """How many workers train, what each of them gets, and how often they may fail."""
+
+    # one_or_range() has checked the limits of Count before: they are for the page of keys.
+    workers: Annotated[
+        Count | tuple[Count, Count], BeforeValidator(one_or_range), Unit("workers")
+    ] = 1
+    """Number of workers, or `[min, max]` for as many as the cluster has room for, more or fewer as
+    nodes come and go. A range needs checkpoints, and `raysft tune` and `raysft bench` refuse it."""
+    cpus_per_worker: Annotated[Count, Unit("CPUs")] = 1
+    """CPUs reserved for each worker, and the number of its threads."""
+    gpus_per_worker: Annotated[CountOrZero, Unit("GPUs")] = 0
+    """GPUs reserved for each worker, which trains on one: 1 on GPUs, or 0 to train on the CPU."""
+    max_failures: Annotated[CountOrZero, Unit("restarts")] = 3
+    """How often failed workers start again from the newest checkpoint before the run fails. Errors
+    that would only recur end the run at once."""
 
     @property
     def fewest(self) -> int:

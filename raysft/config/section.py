@@ -1,15 +1,40 @@
 """What the sections of the config are made of."""
 
+from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+
+@dataclass(frozen=True)
+class Unit:
+    """What a number counts or is a share of. For the page of keys only: it validates nothing."""
+
+    words: str
+
+
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]
-SeqLen = Annotated[int, Field(ge=8)]  # tokens
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+FractionBelowOne = Annotated[float, Field(ge=0.0, lt=1.0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
+FloatOrZero = Annotated[float, Field(ge=0.0)]
+
+Steps = Annotated[Count, Unit("optimizer steps")]
+StepsOrZero = Annotated[CountOrZero, Unit("optimizer steps")]
+Records = Annotated[Count, Unit("records")]
+RecordsOrZero = Annotated[CountOrZero, Unit("records")]
+Tokens = Annotated[Count, Unit("tokens")]
+SeqLen = Annotated[int, Field(ge=8), Unit("tokens")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    """A table of the TOML file. The docstring below a field is its meaning on the page of keys."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )

@@ -1,26 +1,33 @@
-"""[tune]: which keys a search varies, over what, and how."""
+"""[tune.space]: which keys a search varies, and over what."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, model_validator
 
-from raysft.config.section import Count, PositiveFloat, Section
+from raysft.config.section import PositiveFloat, Section
 
 Value = float | int | str | bool
 KINDS = ("uniform", "loguniform", "int", "choice", "grid")
 
 
 class Domain(Section):
-    """Where the values of a key come from: exactly one of these."""
+    """What a search draws the values of a key from: exactly one of these. `uniform` and
+    `loguniform` round to four significant digits."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     uniform: tuple[float, float] | None = None
+    """`[low, high]`: any number between them, all equally likely."""
     loguniform: tuple[PositiveFloat, PositiveFloat] | None = None
-    integer: tuple[int, int] | None = Field(default=None, alias="int")  # both ends included
+    """`[low, high]`: any number between them, its logarithm uniformly distributed."""
+    integer: tuple[int, int] | None = Field(default=None, alias="int")
+    """`[low, high]`: any integer between them, both ends included."""
     choice: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    """One of the values listed. With `sampler = "grid"`, each of them."""
     grid: Annotated[tuple[Value, ...], Field(min_length=1)] | None = None
+    """Each of the values listed, in every combination with other keys. Only with
+    `sampler = "grid"`."""
 
     @property
     def kind(self) -> str:
@@ -46,47 +53,6 @@ SPACE: Mapping[str, Domain] = {
     "optim.max_grad_norm": Domain(choice=(0.3, 1.0, 3.0)),
     "schedule.warmup_ratio": Domain(uniform=(0.0, 0.2)),
 }
-
-
-class Tune(Section):
-    """What `raysft tune` searches. A key of `space` is a key of this config and its domain."""
-
-    space: Annotated[Mapping[str, Domain], Field(min_length=1)] = SPACE
-    num_trials: Count = 8  # a grid has as many as it has points
-    sampler: Literal["random", "grid", "tpe"] = "random"  # tpe: Optuna's, which learns from trials
-    # asha and median stop a trial that is worse than others were at its step; pbt moves the
-    # settings of the worst towards those of the best while they train.
-    scheduler: Literal["fifo", "asha", "median", "pbt"] = "fifo"
-    max_concurrent: Count | None = None  # default: as many as the cluster has room for
-
-    @model_validator(mode="after")
-    def check_sampler(self) -> "Tune":
-        for key, domain in self.space.items():
-            if self.sampler == "grid" and domain.kind not in ("grid", "choice"):
-                raise ValueError(
-                    f'sampler "grid" takes every combination, but {key} is a range: list its '
-                    'values as grid = [...], or set sampler = "random"'
-                )
-            if self.sampler != "grid" and domain.kind == "grid":
-                raise ValueError(
-                    f'{key} is a grid, and sampler "{self.sampler}" draws values: set sampler = '
-                    '"grid", or list them as choice = [...]'
-                )
-        return self
-
-    @model_validator(mode="after")
-    def check_scheduler(self) -> "Tune":
-        if self.scheduler != "pbt":
-            return self
-        if self.sampler != "random":
-            raise ValueError('scheduler "pbt" draws its first settings: set sampler = "random"')
-        for key in self.space:
-            if key != "optim.lr" and not key.startswith("schedule."):
-                raise ValueError(
-                    f'scheduler "pbt" changes settings while a trial trains, and {key} cannot '
-                    "change then: search optim.lr and schedule.* with it"
-                )
-        return self
 
 
 def dotted(space: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.config.schema import Config, Source
+from raysft.config.data import Source
+from raysft.config.schema import Config
 from raysft.data import cache
 from raysft.data.cache import Counts, TokenisedSet
 from raysft.data.formats import RecordError, detect_format, renamed

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-VOCABULARY = 492  # of the tokenizer trained on the demo records
 END_OF_TEXT = "<|endoftext|>"
 _KEYS = ("instruction", "input", "output")
 

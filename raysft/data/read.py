@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, NamedTuple, cast
 
-from raysft.config.schema import DEMO, Source
+from raysft.config.data import DEMO, Source
 from raysft.data.sources import File, find_files, forget_pickled_columns, load_hub
 
 MAX_RECORD_BYTES = 16 << 20  # longer ones are taken for a mistake, and never held in memory

@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, cast
 
-from raysft.config.schema import DEMO, Data, Source
+from raysft.config.data import DEMO, Data, Source
 from raysft.errors import UserError
 
 KINDS = (".json", ".jsonl", ".csv", ".tsv", ".parquet")

@@ -7,7 +7,8 @@ from typing import Any
 
 import ray
 
-from raysft.config.schema import DEMO, Config
+from raysft.config.data import DEMO
+from raysft.config.schema import Config
 from raysft.doctor.links import check_network, check_storage
 from raysft.doctor.machines import (
     check_answers,

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysft.config.schema import DEMO, Config
+from raysft.config.data import DEMO, DEMO_VOCABULARY
+from raysft.config.schema import Config
 from raysft.errors import UserError
 
 GPT2_VOCABULARY = 50_257
@@ -78,9 +79,7 @@ def tokens_known(config: Config) -> int:
     """The tokenizer's vocabulary with its added tokens, read from its file."""
     path = config.model.tokenizer_path
     if path == DEMO:
-        from raysft.data.demo import VOCABULARY
-
-        return VOCABULARY
+        return DEMO_VOCABULARY
     file = Path(path).expanduser() / "tokenizer.json"
     if not file.is_file():
         return GPT2_VOCABULARY

@@ -8,7 +8,8 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from raysft.config.schema import DEMO, Config
+from raysft.config.data import DEMO
+from raysft.config.schema import Config
 from raysft.data.template import Template, install_template
 from raysft.errors import UserError
 from raysft.model.attention import PACKED, register

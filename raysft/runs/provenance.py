@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raysft import __version__
-from raysft.config.schema import PASSWORD, SECRET_OPTION
+from raysft.config.secrets import PASSWORD, SECRET_OPTION
 
 # Of a web address all before the "@", because a token often stands there without a name. Elsewhere
 # a name alone is a container or an account, as in abfs://CONTAINER@ACCOUNT.

@@ -2,7 +2,7 @@
 
 import math
 
-from raysft.config.schema import Schedule
+from raysft.config.training import Schedule
 
 
 def warmup_steps(schedule: Schedule, total_steps: int) -> int:

@@ -12,6 +12,7 @@ from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from raysft.config.data import DEMO_VOCABULARY
 from raysft.config.load import load_config
 from raysft.data import demo
 from raysft.data.read import DEMO_RECORDS
@@ -101,7 +102,7 @@ def test_the_block_of_logits_is_that_of_the_loss() -> None:
 
 def test_the_vocabulary_is_read_from_the_tokenizers_file(tmp_path: Path) -> None:
     tokenizer = demo.train_tokenizer(demo.generate(DEMO_RECORDS, 0))
-    assert len(tokenizer) == demo.VOCABULARY
+    assert len(tokenizer) == DEMO_VOCABULARY
     tokenizer.add_tokens(["<|one|>", "<|two|>"])
     tokenizer.save_pretrained(tmp_path)
     config = load_config("gpt2-tiny-cpu", ["data.path=records.json", f"model.tokenizer={tmp_path}"])

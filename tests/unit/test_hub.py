@@ -93,7 +93,7 @@ def hub() -> Iterator[str]:
 
 READ = """
 import json, sys
-from raysft.config.schema import Source
+from raysft.config.data import Source
 from raysft.data.read import read_chunks
 from raysft.data.sources import identity, total_bytes
 source = Source(path="acme/qa", **json.loads(sys.argv[1]))

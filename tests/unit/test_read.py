@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raysft.config.schema import Data, Source
+from raysft.config.data import Data, Source
 from raysft.data import read
 from raysft.data.read import Bad, Line, read_chunks
 from raysft.data.sources import SUFFIXES, find_files, identity, looks_like_hub_id, sources

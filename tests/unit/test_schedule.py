@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 
-from raysft.config.schema import Schedule
+from raysft.config.training import Schedule
 from raysft.train.schedule import learning_rate, rate_at, warmup_steps
 
 

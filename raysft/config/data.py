@@ -1,0 +1,109 @@
+"""[data]: the records to train on, and what is done with them."""
+
+from typing import Annotated, Literal
+
+from raysft.config.section import FractionBelowOne, PositiveFloat, Records, Section, Unit
+
+DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenizer built in
+DEMO_VOCABULARY = 492  # tokens of that tokenizer
+
+Format = Literal[
+    "auto", "messages", "sharegpt", "self_instruct", "alpaca", "prompt_completion", "text"
+]
+
+
+class Fields(Section):
+    """What the records call the fields of their format. A key that is absent stands for the field
+    of its own name."""
+
+    instruction: str | None = None
+    """The task, in `alpaca` and `self_instruct`."""
+    input: str | None = None
+    """What the task is about, in `alpaca`; optional in the records."""
+    output: str | None = None
+    """The answer, in `alpaca`. When absent, `output`, or `response` in records without it."""
+    system: str | None = None
+    """A system prompt, in every format but `self_instruct` and `text`; optional in the records."""
+    history: str | None = None
+    """Earlier turns as a list of `[question, answer]`, in `alpaca`; optional in the records."""
+    instances: str | None = None
+    """A list of `input` and `output`, in `self_instruct`."""
+    prompt: str | None = None
+    """A text or a list of turns, in `prompt_completion`. When absent, `prompt`, or `question` in
+    records without it."""
+    completion: str | None = None
+    """The answer to the prompt, in `prompt_completion`. When absent, `completion`, or `answer` in
+    records without it."""
+    messages: str | None = None
+    """A list of turns with `role` and `content`, in `messages`."""
+    conversations: str | None = None
+    """A list of turns with `from` and `value`, in `sharegpt`."""
+    tools: str | None = None
+    """The functions the model may call, in every format but `self_instruct` and `text`; optional in
+    the records. They become part of the system turn."""
+    text: str | None = None
+    """A whole document, in `text`."""
+
+
+class Source(Section):
+    """One part of a mixture: a table in the list `data.path` or `data.eval_path`."""
+
+    path: str
+    """Any one thing that `data.path` can name."""
+    weight: Annotated[PositiveFloat, Unit("times per epoch")] = 1.0
+    """How often an epoch sees each record of this part, on average: 0.5 shows a different half of
+    them each time. Ignored in `data.eval_path`."""
+    format: Format | None = None
+    """When absent, `data.format`."""
+    fields: Fields | None = None
+    """When absent, `data.fields`."""
+    subset: str | None = None
+    """When absent, `data.subset`."""
+    split: str | None = None
+    """When absent, `data.split`."""
+    revision: str | None = None
+    """When absent, `data.revision`."""
+
+
+class Data(Section):
+    """The records to train on, how they become tokens, and which of them are held out."""
+
+    path: str | tuple[str | Source, ...] = DEMO
+    """A JSON, JSONL, CSV, TSV or Parquet file, a folder or glob of them, a URI such as
+    `s3://bucket/set/*.jsonl`, a Hugging Face hub id, or `"demo"`, the built-in records. A list of
+    these is a mixture."""
+    format: Format = "auto"
+    """Format of the records. `"auto"` tells it from the fields of the first readable record."""
+    fields: Fields = Fields()
+    """Names of the records' fields where they differ from those of the format."""
+    template: str = "auto"
+    """What turns a conversation into text: `"tokenizer"` (the tokenizer's own chat template),
+    `"plain"`, `"alpaca"`, `"chatml"`, or a Jinja file. `"auto"` is the tokenizer's own if it has
+    one, else `"plain"`."""
+    train_on: Literal["all_turns", "last_turn"] = "all_turns"
+    """Which answers of a conversation are trained: all of them, or only the last."""
+    subset: str | None = None
+    """Configuration of a hub dataset. When absent, its default one. Ignored for files."""
+    split: str = "train"
+    """Split of a hub dataset. Ignored for files."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset. When absent, its main branch. Ignored for files."""
+    max_records: Records | None = None
+    """Most records read from each part of `path` and of `eval_path`, counted from its start. When
+    absent, all."""
+    eval_fraction: Annotated[FractionBelowOne, Unit("of the records")] = 0.05
+    """Share of the records held out at random, up to `eval.max_records`. 0 holds out none."""
+    eval_path: str | tuple[str | Source, ...] | None = None
+    """Where the held-out records come from, in the same form as `path`. When absent, they are split
+    off by `eval_fraction`."""
+    mask_prompt: bool = True
+    """Take the training loss on the answers only; `false` takes it on every token. The held-out
+    loss is always that of the answers."""
+    truncate: bool = True
+    """Cut records longer than `batch.seq_len`: first the start of the prompt, as far as the first
+    answer needs room, then the end of the record. `false` drops them."""
+    drop_duplicates: bool = False
+    """Of records in `path` with the same text, train on the first only."""
+    on_bad_record: Literal["error", "skip"] = "error"
+    """What a malformed record does: stop the run, naming file and line, or be counted and left
+    out."""

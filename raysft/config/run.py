@@ -1,0 +1,89 @@
+"""[run], [checkpoint], [eval], [log]: how long a run is, what it keeps, and what it reports."""
+
+from typing import Annotated
+
+from pydantic import model_validator
+
+from raysft.config.section import (
+    Count,
+    CountOrZero,
+    PositiveFloat,
+    Records,
+    RecordsOrZero,
+    Section,
+    Steps,
+    StepsOrZero,
+    Unit,
+)
+
+
+class Run(Section):
+    """The run's name, folder, seed and length."""
+
+    name: str | None = None
+    """Name of the run's folder in `storage`; it must not contain a slash. `--name` overrides it.
+    When absent, it is made of the config's file or preset name and the UTC time."""
+    storage: str = "runs"
+    """Folder in which every run gets a folder of its own; not a URI. On a cluster it must be an
+    absolute path that all nodes share."""
+    seed: CountOrZero = 0
+    """Seeds everything random: initial weights, dropout, the held-out split, the order of records,
+    the demo records, and the draws of a search."""
+    max_steps: Steps | None = None
+    """Length of the run. When absent, `epochs` decides."""
+    epochs: Annotated[PositiveFloat, Unit("epochs")] = 1.0
+    """Length of the run in passes over the training records, rounded up to whole steps. Ignored
+    when `max_steps` is set."""
+    samples: RecordsOrZero = 3
+    """Held-out records that the trained model answers at the end of the run; each answer is shown
+    beside its reference."""
+
+    @model_validator(mode="after")
+    def check_place(self) -> "Run":
+        if "://" in self.storage:
+            raise ValueError("storage is a folder on this machine or on a file system nodes share")
+        if self.name is not None and "/" in self.name:
+            raise ValueError(f"name {self.name!r} holds a slash: the folder is run.storage")
+        return self
+
+
+class Checkpoint(Section):
+    """How often the training state is saved. A run goes on from its newest checkpoint after
+    losing workers, or with `--resume`."""
+
+    every_steps: StepsOrZero = 500
+    """Steps between checkpoints; the last step gets one too. 0 turns checkpoints off, and a run
+    that loses its workers then starts over."""
+    keep: Annotated[Count, Unit("checkpoints")] = 2
+    """How many of the newest checkpoints stay on disk."""
+
+
+class Eval(Section):
+    """When the loss on the held-out records is computed, and how many of them there are."""
+
+    every_steps: StepsOrZero = 100
+    """Steps between evaluations; there is also one before the first step and one after the last. 0
+    leaves only those two."""
+    max_records: Records = 500
+    """Most records held out, whether split off by `data.eval_fraction` or read from the start of
+    `data.eval_path`."""
+    micro_batch_size: Records | None = None
+    """Records in one forward pass of one worker during evaluation. Used only when `batch.packing`
+    is false. When absent, `batch.micro_batch_size`."""
+    exact_match_records: RecordsOrZero = 0
+    """Held-out records that the trained model answers at the end of the run; the summary reports
+    the share of answers equal to their reference."""
+
+
+class Log(Section):
+    """What a run records while it trains."""
+
+    every_steps: Steps = 10
+    """Steps between lines of training metrics; the first step, the last one and every checkpoint
+    get a line too. On GPUs, requests to stop or to save a checkpoint are noticed only at multiples
+    of it."""
+    tensorboard: bool = True
+    """Also write the metrics as TensorBoard events, to `tensorboard/` in the run's folder."""
+    profile_steps: StepsOrZero = 0
+    """Steps to profile on the first worker, from the second step on: a table of where their time
+    went, and a trace in `profile/`. 0 profiles none."""
