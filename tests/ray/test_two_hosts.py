@@ -11,8 +11,8 @@ import pytest
 
 from raysft.data import demo
 from tests.conftest import Outcome, run_raysft
+from tests.documented import commands
 from tests.ray.hosts import NODE, STATE, URL, Hosts, environment, two_hosts
-from tests.ray.test_readme import commands
 
 ON = ("--address", URL)
 
@@ -157,10 +157,10 @@ def test_a_run_that_is_stopped_goes_on(hosts: Hosts, here: Path) -> None:
     assert "has ended already" in over.stderr
 
 
-def test_the_commands_of_the_readme_run(hosts: Hosts, here: Path) -> None:
-    """As written, in their order, but on this cluster and in brief."""
+def test_documented_commands_run(hosts: Hosts, here: Path) -> None:
+    """As written in README.md and docs/, in their order, but on this cluster and in brief."""
     found = [words for words in commands("raysft") if "--address" in words]
-    assert [words[0] for words in found] == ["doctor", "train", "attach", "runs"]
+    assert {words[0] for words in found} == {"doctor", "train", "attach", "runs"}
     for words in found:
         ours = {
             "http://localhost:8265": URL,
