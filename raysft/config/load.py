@@ -3,10 +3,10 @@
 import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -91,13 +91,28 @@ def validate(raw: Mapping[str, Any], where: str) -> Config:
         # Through JSON, so that a list of the TOML file is a tuple of the frozen schema.
         return Config.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
-        lines = [f"  {explain(detail)}" for detail in error.errors()]
+        lines = [f"  {explain(detail)}" for detail in deepest(error.errors())]
         raise UserError(f"{where}: the config is not valid\n" + "\n".join(lines)) from None
 
 
+def deepest(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Without those that only say that a value is not of the other kind it could have been."""
+    places = [location_of(detail) for detail in details]
+    return [
+        detail
+        for detail, place in zip(details, places, strict=True)
+        if not any(other[: len(place)] == place and len(other) > len(place) for other in places)
+    ]
+
+
+def location_of(detail: ErrorDetails) -> list[str]:
+    """A union such as `str | tuple[str, ...]` adds its member's name: that is left out."""
+    parts = [str(part) for part in detail["loc"]]
+    return [p for p in parts if p not in ("str", "Source") and not p.startswith("tuple[")]
+
+
 def explain(detail: ErrorDetails) -> str:
-    # A union such as `str | tuple[str, ...]` adds its member's name to the location: leave it out.
-    location = [str(part) for part in detail["loc"] if not str(part).startswith(("tuple", "str"))]
+    location = location_of(detail)
     dotted = ".".join(location)
     if detail["type"] == "extra_forbidden":
         return f"{dotted}: no such key{did_you_mean(location[-1], known_keys(location[:-1]))}"
@@ -115,10 +130,16 @@ def known_keys(sections: list[str]) -> list[str]:
     for section in sections:
         if section not in model.model_fields:  # a key of tune.space
             continue
-        annotation = model.model_fields[section].annotation
-        members = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(m for m in members if isinstance(m, type) and issubclass(m, BaseModel))
+        model = next(models_in(model.model_fields[section].annotation))
     return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The tables that a key may hold: itself, or in a union or list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for member in get_args(annotation):
+        yield from models_in(member)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -179,7 +179,8 @@ def large_defaults(section: type[Section]) -> Iterator[str]:
     for name, field in section.model_fields.items():
         if isinstance(field.default, Mapping):
             lines = [f"{key} = {toml(value)}\n" for key, value in field.default.items()]
-            yield f"Default of `{name}`:\n\n```toml\n{''.join(lines)}```\n"
+            header = f"[{section.__name__.lower()}.{name}]\n"
+            yield f"Default of `{name}`:\n\n```toml\n{header}{''.join(lines)}```\n"
 
 
 def toml(value: Any) -> str:

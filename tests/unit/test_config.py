@@ -169,3 +169,18 @@ def test_preset_files_are_all_loaded() -> None:
     shipped = [p.name for p in (files("raysft") / "presets").iterdir()]
     assert sorted(f"{name}.toml" for name in preset_names()) == sorted(shipped)
     assert isinstance(load_config("gpt2"), Config)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ('data.path=[{path="x", wieght=2}]', "data.path.0.wieght: no such key; did you mean 'we"),
+        ('data.path=["a", {path="x", fields={promt="q"}}]', "data.path.1.fields.promt: no such"),
+        ("data.eval_path=[{weight=2}]", "data.eval_path.0.path: this key is required"),
+    ],
+)
+def test_a_wrong_key_is_the_one_thing_told(override: str, message: str) -> None:
+    with pytest.raises(UserError) as error:
+        load_config("gpt2-tiny-cpu", [override])
+    assert message in str(error.value)
+    assert len(str(error.value).splitlines()) == 2

@@ -1,8 +1,10 @@
 """Reading, splitting, sampling and batching, through `prepare`."""
 
+import ast
 import copy
 import gzip
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +350,39 @@ def test_a_pack_restarts_positions_and_scores_no_first_token() -> None:
     assert batch.inputs["cu_seq_lens_q"].tolist() == [0, 3, 5]
     assert batch.inputs["borders"] == [0, 3, 5]
     assert batch.scored.tolist() == batch.supervised.tolist() == [1, 2, 4]
+
+
+def imports_within_data(name: str) -> set[str]:
+    """The modules of raysft.data that this one imports, at its top or in its functions."""
+    tree = ast.parse((Path(cache.__file__).with_name(f"{name}.py")).read_text())
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "raysft.data":
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("raysft.data."):
+            found.add(str(node.module).rpartition(".")[2])
+    return found
+
+
+def test_the_code_that_tokenises_is_all_that_pipeline_reaches() -> None:
+    reached, todo = set(), {"pipeline"}
+    while todo:
+        name = todo.pop()
+        reached.add(name)
+        todo |= imports_within_data(name) - reached
+    assert reached == set(cache.TOKENISES)
+
+
+@pytest.mark.parametrize(("name", "voids"), [("tokenize", True), ("audit", False)])
+def test_only_code_that_tokenises_voids_the_cache(
+    name: str, voids: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The key of a copy of the package, in which a comment is added to one module."""
+    before = cache.key_for("the same")
+    copy = tmp_path / "data"
+    shutil.copytree(Path(cache.__file__).parent, copy)
+    monkeypatch.setattr(cache, "__file__", str(copy / "cache.py"))
+    assert cache.key_for("the same") == before
+    with (copy / f"{name}.py").open("a") as file:
+        file.write("# changed\n")
+    assert (cache.key_for("the same") != before) == voids

@@ -11,7 +11,7 @@ import typer.main
 
 from raysft.cli.app import app
 from raysft.config.load import load_config, preset_names, read_source, validate
-from raysft.verbs import plan
+from raysft.verbs.registry import VERBS
 from tests import documented
 from tests.documented import ROOT, Block
 
@@ -61,7 +61,7 @@ def test_configs_are_valid(block: Block) -> None:
         demo = merged(read_source("gpt2-tiny-cpu"), {"model": {"tokenizer": "./my-tokenizer"}})
         raw = merged(demo, raw)
     config = validate(raw, where=block.page.name)
-    plan.equations(config, "tune" if "tune" in raw else "train")
+    VERBS["tune" if "tune" in raw else "train"].plan(config)
 
 
 @pytest.mark.parametrize("page", documented.pages(), ids=lambda page: page.name)
