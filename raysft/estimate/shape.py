@@ -1,9 +1,10 @@
 """The dimensions of the model a config names, its parameters, and its floating-point operations."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from raysft.config.data import DEMO, DEMO_VOCABULARY
 from raysft.config.schema import Config
@@ -59,7 +60,7 @@ def dims_of_json(file: Path) -> Dims:
         raw: dict[str, Any] = json.loads(file.read_text())
     except ValueError as error:
         raise UserError(f"model.path: {file} is damaged: {error}") from None
-    dims = dims_of_gpt2(raw)
+    dims = dims_of_family(raw)
     if dims is None:
         raise UserError(
             f"model.path: {file} is of type {raw.get('model_type')!r}; the arithmetic here is of "
@@ -68,11 +69,25 @@ def dims_of_json(file: Path) -> Dims:
     return dims
 
 
-def dims_of_gpt2(raw: dict[str, Any]) -> Dims | None:
-    """Of a Hugging Face config as a dict; None when it is no GPT-2 as this arithmetic knows it."""
-    if raw.get("model_type") != "gpt2" or raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
+def gpt2(raw: dict[str, Any]) -> Dims | None:
+    """None where its MLP is not 4 times as wide as the model."""
+    if raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
         return None
     return Dims(raw["n_layer"], raw["n_embd"], raw["n_head"], raw["n_positions"], raw["vocab_size"])
+
+
+class Family(NamedTuple):
+    name: str
+    dims: Callable[[dict[str, Any]], Dims | None]  # of a Hugging Face config as a dict
+
+
+FAMILIES = {"gpt2": Family("GPT-2", gpt2)}  # by the model_type of their configs
+
+
+def dims_of_family(raw: dict[str, Any]) -> Dims | None:
+    """Of a Hugging Face config as a dict; None where this arithmetic does not hold for it."""
+    family = FAMILIES.get(raw.get("model_type", ""))
+    return family.dims(raw) if family else None
 
 
 def tokens_known(config: Config) -> int:

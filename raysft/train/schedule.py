@@ -2,13 +2,16 @@
 
 import math
 
+from raysft.config.schema import Config
 from raysft.config.training import Schedule
+
+DEFAULT_WARMUP_RATIO = 0.05  # of all steps, where the config has neither ratio nor steps
 
 
 def warmup_steps(schedule: Schedule, total_steps: int) -> int:
     if schedule.warmup_steps is not None:
         return schedule.warmup_steps
-    ratio = 0.05 if schedule.warmup_ratio is None else schedule.warmup_ratio
+    ratio = DEFAULT_WARMUP_RATIO if schedule.warmup_ratio is None else schedule.warmup_ratio
     return round(ratio * total_steps)
 
 
@@ -38,3 +41,17 @@ def rate_at(applied_steps: int, lr: float, schedule: Schedule, total_steps: int)
         total_steps=total_steps,
         min_lr_ratio=schedule.min_lr_ratio,
     )
+
+
+def equation(config: Config) -> str:
+    """The schedule of a config in words: warmup, shape and floor."""
+    schedule, lr, steps = config.schedule, config.optim.lr, config.run.max_steps
+    ratio = DEFAULT_WARMUP_RATIO if schedule.warmup_ratio is None else schedule.warmup_ratio
+    if schedule.warmup_steps is not None:
+        warmup = f"{schedule.warmup_steps} steps"
+    elif steps is not None:
+        warmup = f"{round(ratio * steps)} steps = {ratio:g} x {steps}"
+    else:
+        warmup = f"{ratio:g} of all steps"
+    floor = f"{lr * schedule.min_lr_ratio:g} = {schedule.min_lr_ratio:g} x {lr:g}"
+    return f"0 to {lr:g} in {warmup}, then cosine to {floor}"

@@ -13,7 +13,7 @@ from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
 from raysft.errors import NotFinite
-from raysft.estimate.shape import dims_of_gpt2
+from raysft.estimate.shape import dims_of_family
 from raysft.model.load import DTYPES
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
@@ -139,7 +139,7 @@ def watch_norm(
 def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]:
     """The device's peak, and the share of it that the model's FLOPs are: null if unknown."""
     peak = measure_peak(engine.device, DTYPES[config.engine.precision])
-    dims = dims_of_gpt2(engine.module.config.to_dict())
+    dims = dims_of_family(engine.module.config.to_dict())
     done = clock.flops_per_second(dims) if dims else None
     return {"peak": peak, "mfu": done / peak["flops_per_second"] if done else None}
 

@@ -51,20 +51,6 @@ def steps_equation(config: "Config") -> str:
     return f"{run.epochs:g} epochs x training records / {size}, rounded up"
 
 
-def rate_equation(config: "Config") -> str:
-    schedule, lr = config.schedule, config.optim.lr
-    if schedule.warmup_steps is not None:
-        warmup = f"{schedule.warmup_steps} steps"
-    else:
-        ratio = 0.05 if schedule.warmup_ratio is None else schedule.warmup_ratio
-        steps = config.run.max_steps
-        warmup = f"{ratio:g} of all steps"
-        if steps is not None:
-            warmup = f"{round(ratio * steps)} steps = {ratio:g} x {steps}"
-    floor = f"{lr * schedule.min_lr_ratio:g} = {schedule.min_lr_ratio:g} x {lr:g}"
-    return f"0 to {lr:g} in {warmup}, then cosine to {floor}"
-
-
 def engine_words(config: "Config") -> str:
     engine = config.engine
     words = [f"ZeRO stage {engine.zero_stage}", engine.precision]

@@ -18,6 +18,7 @@ from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
+    from raysft.train.objectives.objective import Objective
 
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
 FIXED = (
@@ -32,6 +33,8 @@ FREE = (
 
 
 def equations(config: "Config") -> list[tuple[str, str]]:
+    from raysft.train import schedule
+
     rows = [
         plan.model_equation(config),
         ("global batch", plan.batch_equation(config)),
@@ -41,7 +44,7 @@ def equations(config: "Config") -> list[tuple[str, str]]:
             f"{config.batch.global_batch_size} records x {config.batch.seq_len} seq_len",
         ),
         ("steps", plan.steps_equation(config)),
-        ("learning rate", plan.rate_equation(config)),
+        ("learning rate", schedule.equation(config)),
         *plan.where_and_how(config),
     ]
     if config.schedule.min_lr_ratio == 1.0:
@@ -49,7 +52,10 @@ def equations(config: "Config") -> list[tuple[str, str]]:
     return rows
 
 
-def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+def run(
+    config: "Config", run_dir: Path, emit: Emit, objective: "Objective | None" = None
+) -> dict[str, Any]:
+    """objective: default, supervised fine-tuning."""
     from raysft.verbs.inputs import beside_ray, read_inputs
 
     template, hf_config, prepared, facts = beside_ray(
@@ -58,6 +64,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.model.answers import finish_model
     from raysft.runtime.connect import shut_down_ray
     from raysft.runtime.fit import fit
+    from raysft.train.objectives.sft import SFT
 
     emit(events.Status("starting workers"))
     observed: dict[str, Any] = {}
@@ -71,8 +78,9 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         emit(event)
 
     result = fit(
-        config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep
-    )
+        config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep,
+        objective=objective or SFT,
+    )  # fmt: skip
     shut_down_ray()
     emit(events.Status("writing answers to held-out records"))
     answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)

@@ -11,7 +11,7 @@ from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import OutOfMemory, RunError
 from raysft.estimate.memory import memory_gib
-from raysft.estimate.shape import Dims, dims_of_gpt2, flops, parameters
+from raysft.estimate.shape import FAMILIES, Dims, dims_of_family, flops, parameters
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit, Event
 from raysft.runtime.fit import fit
@@ -54,12 +54,13 @@ def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
 
 
 def title(inputs: Inputs) -> str:
-    config, dims = inputs.config, dims_of_gpt2(inputs.hf_config.to_dict())
+    config, dims = inputs.config, dims_of_family(inputs.hf_config.to_dict())
     scaling = config.scaling
     what = str(config.model.path or "a model")
     if dims is not None:
         count = sum(parameters(dims).values())
-        what = f"GPT-2 of {dims.n_layer} layers and width {dims.n_embd} ({count / 1e6:,.0f} M)"
+        family = FAMILIES[inputs.hf_config.model_type].name
+        what = f"{family} of {dims.n_layer} layers and width {dims.n_embd} ({count / 1e6:,.0f} M)"
     device = "GPU" if config.on_gpu else "CPU"
     return (
         f"{what}, ZeRO-{config.engine.zero_stage}, {config.engine.precision}, "
@@ -128,7 +129,7 @@ def predicted(
     inputs: Inputs, config: Config, case: Case, data: TokenDataset
 ) -> dict[str, Any] | None:
     """FLOPs of a step and memory of a worker, by part; None where the model is no GPT-2."""
-    dims: Dims | None = dims_of_gpt2(inputs.hf_config.to_dict())
+    dims: Dims | None = dims_of_family(inputs.hf_config.to_dict())
     if dims is None:
         return None
     supervised = float(data.supervised.mean()) * case.sequences

@@ -10,6 +10,7 @@ from ray.tune import schedulers
 from raysft.config.schema import Config
 from raysft.config.space import Domain
 from raysft.studies.tune.settings import ray_domain, within
+from raysft.train.schedule import DEFAULT_WARMUP_RATIO
 
 REDUCTION = 3  # of asha: at each rung a third goes on
 
@@ -35,7 +36,7 @@ def first_judgement(config: Config, total_steps: int) -> int:
     A rate that still rises says little of the loss it leads to, and slow warmups would always lose.
     """
     schedule, space = config.schedule, config.tune.space
-    ratio = 0.05 if schedule.warmup_ratio is None else schedule.warmup_ratio
+    ratio = DEFAULT_WARMUP_RATIO if schedule.warmup_ratio is None else schedule.warmup_ratio
     steps: float = schedule.warmup_steps or ratio * total_steps
     if "schedule.warmup_ratio" in space:
         steps = max(space["schedule.warmup_ratio"].values) * total_steps

@@ -1,0 +1,100 @@
+"""Every verb fills every field of its value, and each of them does what it says."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysft.config.load import load_config
+from raysft.errors import UserError
+from raysft.runs import rundir
+from raysft.studies import results as study_results
+from raysft.verbs.registry import STUDIES, VERBS, study_of
+from raysft.verbs.resume import admit
+from raysft.verbs.verb import Verb
+
+PRESETS = {"train": "gpt2-tiny-cpu", "tune": "tune-stability", "bench seq-len": "bench-seq-len"}
+COMMITTED = {
+    "tune": Path("benchmarks/tune/asha/results.json"),
+    "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
+}
+ROOT = Path(__file__).parents[2]
+EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
+
+
+def summary(verb: Verb, status: str) -> dict[str, Any]:
+    """What any of them could have in its summary."""
+    return {
+        "verb": verb.name, "status": status, "run_dir": "runs/x", "resumable": True, "steps": 3,
+        "eval_loss_first": 6.0, "eval_loss_last": 1.5, "model_dir": "runs/x/model",
+        "train_loss_first": 6.0, "train_loss_last": 1.0, "wall_s": 61, "verdict": "It costs.",
+        "report": "runs/x/report.md", "best": 2, "eval_loss": 1.5, "best_config": "x/best.toml",
+        "checks": [{"status": "pass"}, {"status": "warn"}],
+        "stamp": {"command": f"raysft {verb.name} x"},
+    }  # fmt: skip
+
+
+@EACH
+def test_every_field_is_filled(verb: Verb) -> None:
+    assert VERBS[verb.name] is verb
+    optional = {"check_resume", "study"}
+    for field in dataclasses.fields(verb):
+        value = getattr(verb, field.name)
+        assert value is not None or field.name in optional, field.name
+        assert not isinstance(value, str) or value, field.name
+        assert isinstance(value, str | bool) or value is None or callable(value) or (
+            field.name == "study" and value.name in STUDIES
+        ), field.name  # fmt: skip
+
+
+@EACH
+def test_it_plans_and_has_last_words(verb: Verb) -> None:
+    rows = verb.plan(load_config(PRESETS.get(verb.name, "gpt2-tiny-cpu")))
+    assert bool(rows) == verb.is_a_run
+    assert all(name and words for name, words in rows)
+    assert verb.done(summary(verb, "done"))
+    assert verb.interrupted(summary(verb, "interrupted")).startswith("interrupted")
+    assert verb.interrupted(summary(verb, "interrupted") | {"resumable": False})
+
+
+@EACH
+def test_its_tables_are_those_of_its_results(verb: Verb) -> None:
+    found = None
+    if verb.study is not None:
+        _, found = study_results.read(ROOT / COMMITTED[verb.name])
+        assert study_of(found) is verb.study
+        assert verb.study.verdict(found).endswith(".")
+        points = verb.study.points(found)
+        assert len({point.label for point in points}) == len(points) > 1
+    tables = list(verb.tables(summary(verb, "done"), found))
+    assert bool(tables) == verb.is_a_run
+
+
+@EACH
+def test_it_is_admitted_to_an_empty_folder_only(verb: Verb, tmp_path: Path) -> None:
+    config = load_config(PRESETS.get(verb.name, "gpt2-tiny-cpu"))
+    assert admit(verb, tmp_path, config, resume=False) == []
+    assert not verb.has_left(tmp_path)
+    if verb.check_resume is not None:
+        with pytest.raises(UserError):
+            admit(verb, tmp_path, config, resume=True)
+    (tmp_path / rundir.METRICS).touch()
+    with pytest.raises(UserError, match="holds a run already") as refused:
+        admit(verb, tmp_path, config, resume=False)
+    assert ("--resume" in str(refused.value)) == (verb.check_resume is not None)
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_published_reports_are_drawn_again_as_they_are(name: str, tmp_path: Path) -> None:
+    """From the results.json beside them, which a version before has written."""
+    study, file = VERBS[name].study, ROOT / COMMITTED[name]
+    assert study is not None
+    _, found = study_results.read(file)
+    study.write_report(found, tmp_path)
+    assert (tmp_path / rundir.REPORT).read_text() == (file.parent / rundir.REPORT).read_text()
+
+
+def test_results_of_an_unknown_study_are_told() -> None:
+    with pytest.raises(UserError, match="unknown study 'masking': this raysft knows tune, seq-len"):
+        study_of({"study": "masking"})
