@@ -10,7 +10,7 @@ import pytest
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.doctor import plain, prove
-from raysft.doctor.check import Check
+from raysft.runs.events import Check
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
