@@ -81,7 +81,7 @@ def report(results: ResultsArgument) -> None:
     study.write_report(found, file.parent)
     for table in study.tables(found):
         terminal.stdout.print(table)
-    print(study.verdict(found))
+    terminal.stdout.print(study.verdict(found), soft_wrap=True, markup=False)
 
 
 @bench_app.command("compare")

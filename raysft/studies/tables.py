@@ -1,7 +1,7 @@
 """Tables of a study: the columns are written down once, for the terminal and for Markdown."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -11,6 +11,7 @@ class Column(NamedTuple):
     heading: str
     value: Callable[[Any], Any]  # of a row; None is an empty cell, text stays as it is
     form: str = ""  # a format specification for numbers
+    justify: Literal["left", "right"] = "right"  # on the terminal
 
 
 def cells(columns: Iterable[Column], row: Any) -> list[str]:
@@ -38,7 +39,7 @@ def terminal_table(
     """style: of a row. options: rich's, of the table."""
     table = Table(box=SIMPLE_HEAD, title=title, title_justify="left", pad_edge=False, **options)
     for column in columns:
-        table.add_column(column.heading, justify="right")
+        table.add_column(column.heading, justify=column.justify)
     for row in rows:
         table.add_row(*cells(columns, row), style=style(row))
     return table

@@ -21,7 +21,7 @@ def measure(options: dict[str, Any]) -> list[dict[str, Any]]:
     """In a worker, for each config: elements this rank holds and in all, mean and std by name."""
     import deepspeed
 
-    from raysft.train.worker import skip_inference_op
+    from raysft.train.engine import skip_inference_op
 
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="gloo")

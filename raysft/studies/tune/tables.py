@@ -45,7 +45,8 @@ def columns(keys: Iterable[str], measured: Sequence[Column]) -> list[Column]:
     settings = [
         Column(heading, setting(key)) for key, heading in zip(keys, headings(keys), strict=True)
     ]
-    return [Column("trial", of("number")), Column("status", of("status")), *settings, *measured]
+    number, status = Column("trial", of("number")), Column("status", of("status"), justify="left")
+    return [number, status, *settings, *measured]
 
 
 def setting(key: str) -> Callable[[Row], str]:

@@ -1,0 +1,103 @@
+"""Events as types, as lines of JSON, and as a run of the version before has written them."""
+
+import json
+import shutil
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raysft.cli import terminal
+from raysft.cli.console import COLUMNS, Renderer, metrics_row
+from raysft.cli.runs_table import row, runs_table
+from raysft.runs import events, rundir, snapshot
+from raysft.runs.events import KINDS, Metrics, from_wire, to_wire
+from raysft.runs.metrics import METRICS, duration
+from raysft.verbs.registry import VERBS
+
+# Of `raysft train gpt2-tiny-cpu`, interrupted after a checkpoint: what its job wrote to standard
+# output, and to its folder but for the weights, before events were types.
+BEFORE = Path(__file__).parent / "run_of_version_0_1"
+LINES = [json.loads(line) for line in (BEFORE / "events.jsonl").read_text().splitlines()]
+
+
+def example(kind: type[Any]) -> Any:
+    """An event with a value in each field."""
+    plain = {"message": "m", "facts": {"a": 1}, "values": {"loss": 1.5}, "result": {"status": "x"}}
+    return kind(**{field.name: plain.get(field.name, 3) for field in fields(kind)})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_event_comes_back_from_its_line(name: str) -> None:
+    event = example(KINDS[name])
+    wire = json.loads(json.dumps(to_wire(event)))
+    assert wire["event"] == name
+    assert from_wire(wire) == event
+    if "facts" not in wire and name not in ("data", "metrics", "case"):
+        assert from_wire(wire | {"new_in_another_version": 1}) == event
+
+
+def test_what_this_version_does_not_know_is_left_out() -> None:
+    assert from_wire({"event": "of_another_version", "x": 1}) is None
+    assert from_wire({"event": "started"}) is None  # without its step
+    assert from_wire({}) is None
+
+
+def test_lines_of_the_version_before_are_the_same_today() -> None:
+    kinds = {line["event"] for line in LINES}
+    assert kinds >= {"status", "plan", "data", "placed", "workers", "started", "metrics", "end"}
+    for line in LINES:
+        event = from_wire(line)
+        assert event is not None, line
+        assert to_wire(event) == line
+
+
+def test_the_console_shows_a_run_of_the_version_before(capsys: pytest.CaptureFixture[str]) -> None:
+    with terminal.stderr.capture() as shown:
+        render = Renderer()
+        for line in LINES:
+            event = from_wire(line)
+            assert event is not None
+            render(event)
+    text = shown.get()
+    for part in ("8,000 to train", "held-out", "superv./s", "parameters     525,312"):
+        assert part in text
+    steps = [line for line in LINES if line["event"] == "metrics"]
+    assert all(f"\n{line['step']:>6} " in text for line in steps)
+    assert render.end is not None
+    assert render.end.summary["status"] == "interrupted"
+    assert "go on from the newest checkpoint with\n  raysft train" in VERBS["train"].interrupted(
+        render.end.summary
+    )
+    capsys.readouterr()
+
+
+def test_a_run_directory_of_the_version_before_is_read(tmp_path: Path) -> None:
+    run_dir = tmp_path / "cut"
+    shutil.copytree(BEFORE, run_dir)
+    assert rundir.status(run_dir) == "interrupted"
+    assert list(snapshot.checkpoints_by_step(run_dir)) == [68]
+    assert row(run_dir)[1:2] == ["train"]
+    assert runs_table(tmp_path).row_count == 1
+
+
+def test_each_metric_of_a_run_stands_in_the_one_list() -> None:
+    known = {metric.key for metric in METRICS}
+    written = {key for line in LINES if line["event"] == "metrics" for key in line}
+    assert written - {"event", "step"} == known
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
+    assert all(f"| `{key}` |" in page for key in known)
+
+
+def test_a_row_of_the_console_by_hand() -> None:
+    assert [metric.heading for metric in COLUMNS][:2] == ["loss", "held-out"]
+    row = metrics_row(Metrics(1200, {"loss": 1.23456, "time_left_s": 3725.0, "lr": None}))
+    assert row.startswith(" 1,200  1.2346 ")
+    assert row.endswith("1:02:05")
+    assert (duration(59.6), duration(61), duration(3600)) == ("1:00", "1:01", "1:00:00")
+
+
+def test_events_are_frozen() -> None:
+    with pytest.raises(AttributeError):
+        events.Started(1).step = 2  # type: ignore[misc]
