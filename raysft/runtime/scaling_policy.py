@@ -43,8 +43,13 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
     coordinator that looks at the cluster every 20 s, and grow by ending workers in mid-step.
     """
 
-    def __init__(self, config: ScalingConfig, run_dir: Path, mailbox: Any) -> None:
+    def __init__(
+        self, config: ScalingConfig, run_dir: Path, mailbox: Any, *, autoscales: bool
+    ) -> None:
+        """autoscales: the cluster may get nodes that are asked for; one embedded in a job cannot,
+        and saves the process that would ask."""
         super().__init__(config)
+        self.autoscales = autoscales
         self.run_dir = run_dir
         self.mailbox = mailbox
         self.waiting_since: float | None = None
@@ -52,8 +57,16 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         self.looked_at = float("-inf")
         self.saved_before: int | None = None  # the newest checkpoint when another was asked for
 
+    def after_controller_start(self, train_run_context: Any) -> None:
+        if self.autoscales:
+            super().after_controller_start(train_run_context)
+
+    def ask_autoscaler(self) -> None:
+        if self.autoscales:
+            self._maybe_send_resource_request()
+
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        self._maybe_send_resource_request()
+        self.ask_autoscaler()
         now = time.monotonic()
         self.waiting_since = self.waiting_since or now
         fewest, most = self.scaling_config.min_workers, self.scaling_config.max_workers
@@ -80,7 +93,7 @@ class RoomPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         worker_group_state: WorkerGroupState,
         worker_group_status: WorkerGroupPollStatus,  # noqa: ARG002
     ) -> ScalingDecision:
-        self._maybe_send_resource_request()
+        self.ask_autoscaler()
         running, now = worker_group_state.num_workers, time.monotonic()
         if running == self.scaling_config.max_workers or now - self.looked_at < GROW_EVERY_S:
             return NoopDecision()

@@ -58,7 +58,9 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]
         mailbox = self.train_loop_config["mailbox"]
         options["failure_policy"] = HealingPolicy(self.run_config.failure_config, mailbox)
         run_dir = Path(self.run_config.storage_path)
-        options["scaling_policy"] = RoomPolicy(self.scaling_config, run_dir, mailbox)
+        options["scaling_policy"] = RoomPolicy(
+            self.scaling_config, run_dir, mailbox, autoscales=not EMBEDDED
+        )
         return super()._initialize_and_run_controller(**options)
 
     def _create_default_callbacks(self) -> list[Any]:

@@ -31,6 +31,7 @@ def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) ->
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     let_ninja_be_found()
     skip_inference_op(deepspeed)
+    skip_compiled_muon()
     check_precision(config.engine.precision)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
     products = None  # how bf16 is multiplied, where there is a choice
@@ -68,6 +69,22 @@ def skip_inference_op(deepspeed: Any) -> None:
     Only tensor-parallel inference on a CPU uses it; training goes through Gloo.
     """
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def skip_compiled_muon() -> None:
+    """Keep DeepSpeed from importing torch's compiler for Muon, an optimizer that is not ours.
+
+    ZeRO imports it to see whether the optimizer is one, and its functions are decorated: 537
+    modules, almost a second of every worker's start.
+    """
+    from deepspeed.runtime import compiler
+
+    wanted = compiler.compile
+    compiler.compile = lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = wanted
 
 
 def check_precision(precision: str) -> None:
