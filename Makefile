@@ -17,7 +17,7 @@ test-unit: install
 	$(BIN)/pytest tests/unit
 
 test-faults: install
-	$(BIN)/pytest tests/faults --ledger benchmarks/faults.md
+	$(BIN)/pytest -n 0 tests/faults --ledger benchmarks/faults.md
 
 lint: install
 	$(BIN)/ruff check .

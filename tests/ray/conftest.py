@@ -15,6 +15,7 @@ from raysft.data.dataset import Prepared, prepare
 from raysft.model.load import load_model_config, load_template
 from raysft.runs.events import Event, Metrics
 from raysft.runtime.fit import RunResult, fit
+from tests.ray.group import Group
 
 # As DeepSpeed asks: AMX or avx512_fp16.
 CPU_MULTIPLIES_FP16 = torch.ops.mkldnn._is_mkldnn_fp16_supported()
@@ -33,6 +34,18 @@ def cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def running_ray(cluster: None) -> dict[str, str]:  # noqa: ARG001
+    """The environment in which a command joins that cluster instead of starting a Ray of its own.
+
+    For tests of what happens then: a Ray of its own takes longer than a mistake takes to be told.
+    """
+    import ray
+
+    GROUPS.close()
+    return {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
 
 
 @pytest.fixture(scope="session")
@@ -80,8 +93,40 @@ def tiny_config(tiny_model: Path, *overrides: str) -> Config:
     )
 
 
+class Groups:
+    """The workers that outlive a run: of one number, because the cluster has no room for more."""
+
+    def __init__(self) -> None:
+        self.open: dict[int, Group] = {}
+
+    def fit_in(self, folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
+        """As `fit_in` below, in workers that have run other tests: for runs without checkpoints."""
+        workers = config.scaling.most
+        if workers not in self.open:
+            self.close()
+            self.open[workers] = Group(folder / "group", config)
+        template = load_template(config)
+        hf_config = load_model_config(config, template)
+        data = prepare(config, template)
+        return *self.open[workers].fit(config, data, hf_config, template.tokenizer, folder), data
+
+    def close(self) -> None:
+        while self.open:
+            self.open.popitem()[1].close()
+
+
+GROUPS = Groups()
+
+
+@pytest.fixture(scope="module")
+def groups(cluster: None) -> Iterator[Groups]:  # noqa: ARG001
+    yield GROUPS
+    GROUPS.close()
+
+
 def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
     """Run `fit` on the shared cluster; what it emitted, and the data it used."""
+    GROUPS.close()  # which hold what this run needs
     template = load_template(config)
     hf_config = load_model_config(config, template)
     data = prepare(config, template)

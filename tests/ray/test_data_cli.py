@@ -133,7 +133,9 @@ def workers_share(tokenised: TokenisedSet) -> set[tuple[bool, bool]]:
     return result
 
 
-def test_chatml_gives_a_pretrained_model_its_tokens(tiny_model: Path, tmp_path: Path) -> None:
+def test_chatml_gives_a_pretrained_model_its_tokens(
+    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
     """Under ZeRO-3 with two workers: trained, exported, and answering as transformers does."""
     overrides = [
         "model.init=pretrained",
@@ -153,7 +155,8 @@ def test_chatml_gives_a_pretrained_model_its_tokens(tiny_model: Path, tmp_path: 
         "optim.lr=2e-3",
     ]
     sets = [word for override in overrides for word in ("--set", override)]
-    outcome = run_raysft("train", "gpt2-tiny-cpu", "--name", "r", "--json", *sets, cwd=tmp_path)
+    words = ("train", "gpt2-tiny-cpu", "--name", "r", "--json")
+    outcome = run_raysft(*words, *sets, cwd=tmp_path, **running_ray)
     assert outcome.code == 0, outcome.stderr
     assert outcome.summary["export_logit_difference"] < 1e-3
     assert outcome.summary["train_loss_last"] < outcome.summary["train_loss_first"] - 1

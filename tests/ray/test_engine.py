@@ -1,22 +1,24 @@
 """Precisions, stages, offload and checkpointing of activations, each a real short run."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from raysft.runs import snapshot
-from raysft.runs.events import Event
-from tests.ray.conftest import CPU_MULTIPLIES_FP16, fit_in, steps_of, tiny_config
+from tests.ray.conftest import CPU_MULTIPLIES_FP16, Groups, fit_in, steps_of, tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 @pytest.fixture(scope="module")
-def plain(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Event]:
-    """fp32, ZeRO-3, one worker: test_parity holds this one against plain PyTorch."""
-    config = tiny_config(tiny_model, "scaling.workers=1")
-    _, events, _ = fit_in(tmp_path_factory.mktemp("plain"), config)
+def plain(
+    tiny_model: Path, groups: Groups, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """fp32, ZeRO-3, two workers: test_parity holds this one against plain PyTorch."""
+    config = tiny_config(tiny_model, "scaling.workers=2")
+    _, events, _ = groups.fit_in(tmp_path_factory.mktemp("plain"), config)
     return steps_of(events)
 
 
@@ -54,12 +56,13 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_losses_agree_with_fp32_zero_3(
-    tiny_model: Path, tmp_path: Path, plain: list[Event], name: str
+    tiny_model: Path, tmp_path: Path, groups: Groups, plain: list[dict[str, Any]], name: str
 ) -> None:
     overrides, tolerance = VARIANTS[name]
     if "fp16" in name and not CPU_MULTIPLIES_FP16:
         pytest.skip("this CPU cannot multiply fp16")
-    _, events, _ = fit_in(tmp_path, tiny_config(tiny_model, "scaling.workers=2", *overrides))
+    config = tiny_config(tiny_model, "scaling.workers=2", *overrides)
+    _, events, _ = groups.fit_in(tmp_path, config)
     for found, wanted in zip(steps_of(events), plain, strict=True):
         assert found["loss"] == pytest.approx(wanted["loss"], abs=tolerance)
         assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=10 * tolerance)

@@ -69,32 +69,41 @@ def own_data(tokenizer_dir: Path, path: Path | str) -> tuple[str, ...]:
     ],
 )
 def test_wrong_data(
-    tiny_model: Path, tmp_path: Path, name: str, content: str | None, parts: list[str]
+    tiny_model: Path,
+    tmp_path: Path,
+    running_ray: dict[str, str],
+    name: str,
+    content: str | None,
+    parts: list[str],
 ) -> None:
     if content is not None:
         (tmp_path / name).write_text(content)
-    check(run_raysft(*own_data(tiny_model, name), cwd=tmp_path), 2, *parts)
+    check(run_raysft(*own_data(tiny_model, name), cwd=tmp_path, **running_ray), 2, *parts)
     summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
     assert summary["status"] == "failed"
 
 
-def test_mended_data_trains_under_the_same_name(tiny_model: Path, tmp_path: Path) -> None:
+def test_mended_data_trains_under_the_same_name(
+    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
     """A run that failed before it trained has left nothing that stands in the way."""
-    assert run_raysft(*own_data(tiny_model, "d.jsonl"), cwd=tmp_path).code == 2
+    assert run_raysft(*own_data(tiny_model, "d.jsonl"), cwd=tmp_path, **running_ray).code == 2
     outcome = run_raysft(*TRAIN, "--dry-run", cwd=tmp_path)
     assert outcome.code == 0, outcome.stderr
 
 
-def test_seq_len_past_the_positions_of_a_pretrained_model(tiny_model: Path, tmp_path: Path) -> None:
+def test_seq_len_past_the_positions_of_a_pretrained_model(
+    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
     options = ["--set", "model.init=pretrained", "--set", f"model.path={tiny_model}"]
-    outcome = run_raysft(*own_data(tiny_model, "x.json"), *options, cwd=tmp_path)
+    outcome = run_raysft(*own_data(tiny_model, "x.json"), *options, cwd=tmp_path, **running_ray)
     check(outcome, 2, "batch.seq_len 512 is past the 128 positions", "set batch.seq_len to 128")
 
 
-def test_hub_out_of_reach_names_two_ways_out(tmp_path: Path) -> None:
+def test_hub_out_of_reach_names_two_ways_out(tmp_path: Path, running_ray: dict[str, str]) -> None:
     data = write(tmp_path / "d.json", [{"prompt": "a", "completion": "b"}])
     options = ["--set", f"data.path={data}", "--set", "scaling.gpus_per_worker=0"]
-    outcome = run_raysft("train", "gpt2", *options, cwd=tmp_path, HF_HUB_OFFLINE="1")
+    outcome = run_raysft("train", "gpt2", *options, cwd=tmp_path, HF_HUB_OFFLINE="1", **running_ray)
     check(outcome, 2, "'openai-community/gpt2' is no local folder", "local folder", "from scratch")
 
 
@@ -163,8 +172,11 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]
 
 
 @pytest.mark.parametrize("small_disk", [1], indirect=True)
-def test_a_disk_too_full_for_the_model(small_disk: Path, tmp_path: Path) -> None:
-    outcome = run_raysft(*TRAIN, "--set", f"run.storage={small_disk}", cwd=tmp_path)
+def test_a_disk_too_full_for_the_model(
+    small_disk: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
+    storage = ("--set", f"run.storage={small_disk}")
+    outcome = run_raysft(*TRAIN, *storage, cwd=tmp_path, **running_ray)
     check(outcome, 1, "the disk is full", "run.storage")
     assert not (small_disk / "run/model").exists()
     summary = json.loads((small_disk / "run/summary.json").read_text())
@@ -172,10 +184,13 @@ def test_a_disk_too_full_for_the_model(small_disk: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("small_disk", [12], indirect=True)
-def test_a_disk_too_full_for_another_checkpoint(small_disk: Path, tmp_path: Path) -> None:
+def test_a_disk_too_full_for_another_checkpoint(
+    small_disk: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
     """Training goes on without, and ends; the one there is stays."""
     sets = (f"run.storage={small_disk}", "run.max_steps=6", "checkpoint.every_steps=2")
-    outcome = run_raysft(*TRAIN, *(w for s in sets for w in ("--set", s)), "--json", cwd=tmp_path)
+    words = [word for setting in sets for word in ("--set", setting)]
+    outcome = run_raysft(*TRAIN, *words, "--json", cwd=tmp_path, **running_ray)
     assert outcome.code == 0, outcome.stderr
     assert outcome.stderr.count("no checkpoint at step") == 1
     assert "no checkpoint at step 4: it needs" in outcome.stderr

@@ -14,7 +14,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tests.ray.conftest import fit_in, steps_of, tiny_config
+from tests.ray.conftest import Groups, steps_of, tiny_config
 
 LR, FLOOR = 2e-3, 0.1
 
@@ -85,24 +85,23 @@ def expected(tiny_model: Path) -> Any:
 LAYOUTS = {
     "1x8x1": (1, ["batch.packing=false", "batch.micro_batch_size=8"]),
     "1x2x4": (1, ["batch.packing=false", "batch.micro_batch_size=2"]),
-    "2x2x2": (2, ["batch.packing=false", "batch.micro_batch_size=2"]),
     "1 worker, packs of 128": (1, ["batch.tokens_per_micro_batch=128"]),
+    "2x2x2": (2, ["batch.packing=false", "batch.micro_batch_size=2"]),
     "2 workers, a pack each": (2, ["batch.tokens_per_micro_batch=256"]),
     "2 workers, packs of 128": (2, ["batch.tokens_per_micro_batch=128"]),
 }
 
 
-@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("stage", [0, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_first_losses_and_gradient_norms_equal_plain_pytorch(
-    tiny_model: Path, tmp_path: Path, expected: Any, layout: str, stage: int
+    tiny_model: Path, tmp_path: Path, groups: Groups, expected: Any, layout: str, stage: int
 ) -> None:
     workers, overrides = LAYOUTS[layout]
     config = tiny_config(
         tiny_model, f"scaling.workers={workers}", f"engine.zero_stage={stage}", *overrides
     )
-    _, events, _ = fit_in(tmp_path, config)
+    _, events, _ = groups.fit_in(tmp_path, config)
     steps = steps_of(events)
     losses, norms, _ = expected
     assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)

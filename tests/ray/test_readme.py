@@ -43,7 +43,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     return extra
 
 
-def test_commands_run(tiny_model: Path, tmp_path: Path) -> None:
+def test_commands_run(tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]) -> None:
     """As written, in their order, in one folder with the files that they name."""
     (tmp_path / "my-tokenizer").symlink_to(tiny_model)
     (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
@@ -54,6 +54,7 @@ def test_commands_run(tiny_model: Path, tmp_path: Path) -> None:
     found = [words for words in documented.commands("raysft") if "--address" not in words]
     assert len(found) >= 6
     for words in found:
-        outcome = run_raysft(*words, *in_brief(words, tmp_path), cwd=tmp_path)
+        env = {} if words[0] == "doctor" else running_ray  # which looks at a Ray of its own
+        outcome = run_raysft(*words, *in_brief(words, tmp_path), cwd=tmp_path, **env)
         assert outcome.code == 0, f"raysft {shlex.join(words)}: {outcome.stderr}"
         assert outcome.stdout.strip()

@@ -61,8 +61,9 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-@pytest.mark.usefixtures("cluster")
-def test_bad_trials_end_early_and_the_best_trains_again(tmp_path: Path) -> None:
+def test_bad_trials_end_early_and_the_best_trains_again(
+    tmp_path: Path, running_ray: dict[str, str]
+) -> None:
     """One good rate, one that diverges, one that learns nothing, in this order, under asha."""
     freed_after_s: list[float] = []
 
@@ -101,7 +102,8 @@ def test_bad_trials_end_early_and_the_best_trains_again(tmp_path: Path) -> None:
         assert (tmp_path / name).exists()
     assert not (tmp_path / "tune").exists()
 
-    again = run_raysft("train", tmp_path / "best.toml", "--name", "b", "--json", cwd=tmp_path)
+    words = ("train", tmp_path / "best.toml", "--name", "b", "--json")
+    again = run_raysft(*words, cwd=tmp_path, **running_ray)
     assert again.code == 0, again.stderr
     assert again.summary["eval_loss_last"] == pytest.approx(good.eval_loss, rel=1e-6)
     report = run_raysft("tune", "report", tmp_path, cwd=tmp_path)
