@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
 
-from raysft.cli.event_views import (
+from raysft.cli.show_events import (
     profile_table,
     show_case,
     show_check,

@@ -55,7 +55,7 @@ def packed_attention(
 
 
 def wide(x: Tensor) -> Tensor:
-    """x in the type that attention is computed in, whatever products.widen() does to the rest."""
+    """x in the type that attention is computed in, whatever cpu_bf16.widen() does to the rest."""
     on_cpu = x.device.type == "cpu" and x.dtype in (torch.bfloat16, torch.float16)
     return x.float() if on_cpu else x
 

@@ -55,8 +55,9 @@ def worker_environment(config: Config) -> dict[str, str]:
     environment = {
         "DS_ACCELERATOR": "cpu",
         # One heap for all threads: one for each costs gigabytes with large models, and glibc lets
-        # only the first grow without limit. See perf.keep_freed_memory(). Tensors of 1 MiB and more
-        # get a heap of their own, where nothing small that stays keeps their holes from joining.
+        # only the first grow without limit. See memory.keep_freed_memory(). Tensors of 1 MiB and
+        # more get a heap of their own, where nothing small that stays keeps their holes from
+        # joining.
         "MALLOC_ARENA_MAX": "1",
         "MALLOC_CONF": "narenas:1,oversize_threshold:1048576,lg_extent_max_active_fit:30",
         # oneDNN keeps some 0.5 MiB of compiled code for each shape of a product, 1,024 of them by

@@ -19,7 +19,7 @@ from raysft.model.cpu_bf16 import choose as choose_products
 from raysft.model.load import load_model
 from raysft.runs import events, provenance
 from raysft.runs.events import Emit
-from raysft.train.perf import held_memory_gib, memory_kind
+from raysft.train.memory import held_memory_gib, memory_kind
 
 
 def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) -> Any:

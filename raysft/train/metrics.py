@@ -10,7 +10,8 @@ import torch.distributed as dist
 
 from raysft.data.loader import StepData
 from raysft.errors import NotFinite
-from raysft.train.perf import peak_memory_gib, percentile
+from raysft.train.clock import percentile
+from raysft.train.memory import peak_memory_gib
 from raysft.train.step import StepResult
 
 

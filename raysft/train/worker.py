@@ -20,13 +20,14 @@ from raysft.runs.events import Emit
 from raysft.train import spikes
 from raysft.train.checkpoint.restore import restore
 from raysft.train.checkpoint.save import Saver
+from raysft.train.clock import StepClock
 from raysft.train.engine import start_engine
 from raysft.train.export import export
 from raysft.train.hardware_peak import measure_peak
 from raysft.train.mailbox import Request, post
+from raysft.train.memory import keep_freed_memory
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.objectives.objective import Objective
-from raysft.train.perf import StepClock, keep_freed_memory
 from raysft.train.profile import Profile, phase, waiting_for, watch_communication
 from raysft.train.request import RequestFlag
 from raysft.train.schedule import rate_at

@@ -13,8 +13,8 @@ from raysft.runs.events import Checkpoint, Metrics, Started
 from raysft.runs.loggers import jsonl_logger
 from raysft.runtime.fit import total_steps
 from raysft.runtime.resources import require_resources
+from raysft.train.clock import StepClock, percentile
 from raysft.train.metrics import due
-from raysft.train.perf import StepClock, percentile
 from raysft.verbs.resume import flat
 from raysft.verbs.train import check_resume
 
