@@ -119,7 +119,7 @@ class Engine(Section):
     cpu_products: Literal["auto", "bf16", "fp32"] = "auto"
     """How a CPU multiplies bf16 matrices: directly, or in fp32 with the result rounded, which
     differs only in the order of summation and is faster where bf16 instructions are slow. `"auto"`
-    chooses by the CPU; attention is always in fp32."""
+    chooses by the CPU. Attention over packed records is always in fp32."""
 
     @model_validator(mode="after")
     def check_precision(self) -> "Engine":

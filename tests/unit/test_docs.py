@@ -1,5 +1,6 @@
 """README.md and docs/ hold what the code holds: commands, configs and links. Nothing is run."""
 
+import re
 import shlex
 import subprocess
 import tomllib
@@ -73,6 +74,18 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"there is no {link}"
         if anchor:
             assert anchor in documented.anchors(target), f"{target.name} has no heading {anchor}"
+
+
+def test_every_file_that_the_design_names_is_there() -> None:
+    text = (ROOT / "docs/design.md").read_text()
+    named = set(re.findall(r"`((?:\w+/)+\w+\.\w+)`", text))
+    assert len(named) > 20
+    missing = [name for name in named if "NAME" not in name and not is_there(name)]
+    assert missing == []
+
+
+def is_there(name: str) -> bool:
+    return any((base / name).exists() for base in (ROOT / "raysft", ROOT))
 
 
 @pytest.mark.parametrize("target", documented.commands("make"), ids=shlex.join)
