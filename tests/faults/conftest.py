@@ -163,6 +163,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--ledger", help="a Markdown file for the table of faults")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--ledger", None) and config.getoption("numprocesses", None):
+        raise pytest.UsageError("--ledger is written by one process: add -n 0")
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     faults, path = session.config.stash.get(LEDGER, []), session.config.getoption("--ledger")
     if path and faults:
