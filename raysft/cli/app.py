@@ -14,7 +14,7 @@ from raysft.cli.launch import command
 from raysft.cli.options import ConfigArgument, JsonOption, SetOption
 from raysft.errors import RunError, UserError
 from raysft.runs import rundir
-from raysft.verbs.registry import VERBS, study_of
+from raysft.verbs.registry import STUDIES, VERBS
 
 app = typer.Typer(
     name="raysft",
@@ -74,10 +74,9 @@ ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the ru
 @bench_app.command("report")
 def report(results: ResultsArgument) -> None:
     """Draw the report of a study again: tables, report.md and the figures beside it."""
-    from raysft.studies.results import read
+    from raysft.studies.results import read_with_study
 
-    file, found = read(results)
-    study = study_of(found)
+    file, found, study = read_with_study(results, STUDIES)
     study.write_report(found, file.parent)
     for table in study.tables(found):
         terminal.stdout.print(table)
@@ -92,13 +91,14 @@ def compare_results(
 ) -> None:
     """Two results side by side; exit code 1 if the second is worse by more than the tolerance."""
     from raysft.studies.compare import compare
-    from raysft.studies.results import read
+    from raysft.studies.results import read_with_study
 
-    a, b = read(first), read(second)
-    study = study_of(a[1])
-    if study_of(b[1]) is not study:
-        raise UserError(f"{first} is of {study.name}, and {second} of {b[1]['study']}")
-    raise typer.Exit(compare(study, a, b, tolerance, terminal.stdout))
+    file_a, a, study = read_with_study(first, STUDIES)
+    file_b, b, other = read_with_study(second, STUDIES)
+    if other is not study:
+        raise UserError(f"{first} is of {study.name}, and {second} of {other.name}")
+    worse = compare(study, (file_a, a), (file_b, b), tolerance, terminal.stdout)
+    raise typer.Exit(int(worse))
 
 
 data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervises.")

@@ -32,8 +32,8 @@ def compare(
     second: tuple[Path, Results],
     tolerance: float,
     out: Console,
-) -> int:
-    """Print both and what differs; 1 if the second is worse. Raises UserError."""
+) -> bool:
+    """Print both and what differs; whether the second is worse. Raises UserError."""
     (path_a, a), (path_b, b) = first, second
     points_a, points_b = study.points(a), study.points(b)
     others = {point.label: point for point in points_b}
@@ -48,7 +48,7 @@ def compare(
     alone = len(points_a) + len(points_b) - 2 * len(found)
     if alone:
         out.print(f"{alone} cases are in one of them only")
-    return int(any(pair.worse(tolerance) for pair in found))
+    return any(pair.worse(tolerance) for pair in found)
 
 
 def differences(a: Any, b: Any, prefix: str = "") -> list[str]:

@@ -1,11 +1,13 @@
 """results.json, the one file that all reports of a study are made from."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from raysft.errors import UserError
 from raysft.runs import rundir
+from raysft.studies.study import Study
 
 
 def header(study: str, run_dir: Path, title: str | None = None) -> dict[str, Any]:
@@ -33,3 +35,23 @@ def read(path: Path) -> tuple[Path, dict[str, Any]]:
     if not complete:
         raise UserError(f"{file} holds no results of `raysft bench` or `raysft tune`")
     return file, results
+
+
+def read_with_study(path: Path, studies: Mapping[str, Study]) -> tuple[Path, dict[str, Any], Study]:
+    """The same, and the one of these studies, by name, that they are of.
+
+    Raises UserError: this version knows none of that name, or they have not a single whole point.
+    """
+    file, results = read(path)
+    name = results["study"]
+    if name not in studies:
+        raise UserError(
+            f"{file}: results of an unknown study {name!r}: this raysft knows {', '.join(studies)}"
+        )
+    try:
+        points = studies[name].points(results)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+        points = []
+    if not points:
+        raise UserError(f"{file} holds no results of {name}, or is damaged")
+    return file, results, studies[name]

@@ -1,6 +1,7 @@
 """Every verb fills every field of its value, and each of them does what it says."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies import results as study_results
-from raysft.verbs.registry import STUDIES, VERBS, study_of
+from raysft.verbs.registry import STUDIES, VERBS
 from raysft.verbs.resume import admit
 from raysft.verbs.verb import Verb
 
@@ -62,8 +63,8 @@ def test_it_plans_and_has_last_words(verb: Verb) -> None:
 def test_its_tables_are_those_of_its_results(verb: Verb) -> None:
     found = None
     if verb.study is not None:
-        _, found = study_results.read(ROOT / COMMITTED[verb.name])
-        assert study_of(found) is verb.study
+        _, found, study = study_results.read_with_study(ROOT / COMMITTED[verb.name], STUDIES)
+        assert study is verb.study
         assert verb.study.verdict(found).endswith(".")
         points = verb.study.points(found)
         assert len({point.label for point in points}) == len(points) > 1
@@ -95,6 +96,18 @@ def test_published_reports_are_drawn_again_as_they_are(name: str, tmp_path: Path
     assert (tmp_path / rundir.REPORT).read_text() == (file.parent / rundir.REPORT).read_text()
 
 
-def test_results_of_an_unknown_study_are_told() -> None:
-    with pytest.raises(UserError, match="unknown study 'masking': this raysft knows tune, seq-len"):
-        study_of({"study": "masking"})
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"study": "masking"}', "unknown study 'masking': this raysft knows tune, seq-len"),
+        ('{"study": "seq-len", "cases": []}', "holds no results of seq-len, or is damaged"),
+        ('{"study": "seq-len", "cases": [{}]}', "holds no results of seq-len, or is damaged"),
+        ('{"study": "tune", "trials": 3}', "holds no results of tune, or is damaged"),
+        ('{"study": "tune"}', "holds no results of tune, or is damaged"),
+    ],
+)
+def test_results_that_are_none_are_told(content: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps({"stamp": {}, "config": {}, **json.loads(content)}))
+    with pytest.raises(UserError, match=told):
+        study_results.read_with_study(file, STUDIES)
