@@ -109,3 +109,5 @@ class Group:
     def close(self) -> None:
         ray.get(self.jobs.put.remote(None))
         self.ended.result(timeout=60)
+        for actor in (self.jobs, self.mailbox):
+            ray.kill(actor)

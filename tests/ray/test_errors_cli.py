@@ -18,6 +18,7 @@ from raysft.runs import snapshot
 from tests.conftest import Outcome, run_raysft
 
 TRAIN = ("train", "gpt2-tiny-cpu", "--name", "run", "--set", "run.max_steps=2")
+ONE_WORKER = ("--set", "scaling.workers=1")  # where more of them would show nothing more
 
 
 def check(outcome: Outcome, code: int, *parts: str) -> None:
@@ -176,7 +177,7 @@ def test_a_disk_too_full_for_the_model(
     small_disk: Path, tmp_path: Path, running_ray: dict[str, str]
 ) -> None:
     storage = ("--set", f"run.storage={small_disk}")
-    outcome = run_raysft(*TRAIN, *storage, cwd=tmp_path, **running_ray)
+    outcome = run_raysft(*TRAIN, *ONE_WORKER, *storage, cwd=tmp_path, **running_ray)
     check(outcome, 1, "the disk is full", "run.storage")
     assert not (small_disk / "run/model").exists()
     summary = json.loads((small_disk / "run/summary.json").read_text())
@@ -217,7 +218,7 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 90) -> None:
 
 
 def test_a_killed_job_is_reported_and_leaves_no_process(tmp_path: Path) -> None:
-    process, job = start(tmp_path)
+    process, job = start(tmp_path, *ONE_WORKER)
     family = job.children(recursive=True)
     job.kill()
     _, stderr = process.communicate(timeout=60)

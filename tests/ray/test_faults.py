@@ -12,8 +12,8 @@ import torch
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from raysft.errors import NotFinite, RunError
-from raysft.runs import events, snapshot
-from raysft.runs.events import Event
+from raysft.runs import snapshot
+from raysft.runs.events import Event, Started, Warning, Workers
 from raysft.train.checkpoint.export import read_weights
 from raysft.train.checkpoint.integrity import damage
 from tests.ray.conftest import fit_in, steps_of, tiny_config
@@ -78,11 +78,11 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(
     spoil(shard(newest, words))
     assert told in str(damage(newest))
     _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS))
-    warnings = [event.message for event in said if isinstance(event, events.Warning)]
+    warnings = [event.message for event in said if isinstance(event, Warning)]
     assert len(warnings) == 1
     assert f"{newest} is damaged" in warnings[0]
     assert told in warnings[0]
-    assert next(event.step for event in said if isinstance(event, events.Started)) == 4
+    assert next(event.step for event in said if isinstance(event, Started)) == 4
     assert numbers(said, after=4) == numbers(events, after=4)
 
 
@@ -95,7 +95,7 @@ def test_a_run_goes_on_with_fewer_workers(
     shutil.copytree(folder, again)
     flip(shard(snapshot.checkpoints_by_step(again)[6], "rank_0_mp_rank_00_optim"))
     _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS, "scaling.workers=1"))
-    assert next(event.step for event in said if isinstance(event, events.Started)) == 4
+    assert next(event.step for event in said if isinstance(event, Started)) == 4
     for found, wanted in zip(numbers(said, after=4), numbers(events, after=4), strict=True):
         assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
     assert not list((again / "checkpoints").glob("*.universal"))
@@ -124,7 +124,7 @@ def test_a_run_goes_on_under_other_zero_stages(
         flip(snapshot.checkpoints_by_step(again)[6] / "rng_0.pt")
         settings = (f"engine.{stage}", f"scaling.{workers}", "checkpoint.every_steps=1")
         _, said, _ = fit_in(again, tiny_config(tiny_model, *SETTINGS, *settings))
-        assert next(event.step for event in said if isinstance(event, events.Started)) == step
+        assert next(event.step for event in said if isinstance(event, Started)) == step
         for found, wanted in zip(numbers(said, step), numbers(events, step), strict=True):
             assert [x for x in found if x] == pytest.approx([x for x in wanted if x], rel=1e-5)
         # An export finds the stage of a checkpoint in its files.
@@ -177,7 +177,7 @@ def test_a_run_starts_with_as_many_workers_as_there_is_room_for(
     finally:
         if held is not None:
             remove_placement_group(held)
-    told = [event.message for event in said if isinstance(event, events.Warning)]
+    told = [event.message for event in said if isinstance(event, Warning)]
     assert told == ["room for 2 of 4 workers: going on with 2"]
-    assert next(event.world_size for event in said if isinstance(event, events.Workers)) == 2
+    assert next(event.world_size for event in said if isinstance(event, Workers)) == 2
     assert numbers(said, after=0) == numbers(wanted, after=0)

@@ -13,7 +13,7 @@ import torch
 
 from raysft.data import demo
 from raysft.runs import snapshot
-from raysft.runs.events import Event
+from raysft.runs.events import Event, Started, Warning
 from raysft.runtime.fit import RunResult
 from tests.ray.conftest import fit_in, steps_of, tiny_config
 from tests.ray.test_faults import flip, numbers, shard
@@ -85,7 +85,7 @@ def run(
 
 
 def warnings_of(events: list[Event]) -> list[str]:
-    return [event.message for event in events if isinstance(event, events.Warning)]
+    return [event.message for event in events if isinstance(event, Warning)]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_resumed_run_skips_the_same_steps(run: Run, tiny_model: Path, tmp_path
     shutil.copytree(run.folder, again)
     flip(shard(snapshot.checkpoints_by_step(again)[STEPS], "rank_1_mp_rank_00_optim"))
     result, events, _ = fit_in(again, tiny_config(tiny_model, *run.settings))
-    assert next(event.step for event in events if isinstance(event, events.Started)) == SAVED
+    assert next(event.step for event in events if isinstance(event, Started)) == SAVED
     assert numbers(events, after=SAVED) == numbers(run.events, after=SAVED)
     assert result.totals["spikes_skipped"] == len(DAMAGED)
     assert warnings_of(events)[1:] == warnings_of(run.events)[1:]  # the first is of the damage

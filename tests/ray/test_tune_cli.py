@@ -80,7 +80,13 @@ def test_bad_trials_end_early_and_the_best_trains_again(
             Thread(target=wait, daemon=True).start()
 
     summary, trials = search_in(
-        tmp_path, watch, rates(3e-3, 1.0, 1e-6), "tune.scheduler=asha", "optim.max_grad_norm=0.0"
+        tmp_path,
+        watch,
+        rates(3e-3, 1.0, 1e-6),
+        "tune.scheduler=asha",
+        "optim.max_grad_norm=0.0",
+        ONE_WORKER,
+        "tune.max_concurrent=1",
     )
     good, diverged, useless = (trials[number] for number in (1, 2, 3))
     assert (good.status, good.step, [s for s, _ in good.curve]) == ("done", 15, [0, 5, 10, 15])
@@ -121,7 +127,7 @@ def test_a_trial_whose_worker_dies_begins_again(tmp_path: Path) -> None:
             killed.extend(workers_of(psutil.Process())[:1])
             killed[0].kill()
 
-    _, trials = search_in(tmp_path, kill, rates(3e-3))
+    _, trials = search_in(tmp_path, kill, rates(3e-3), ONE_WORKER)
     assert killed
     assert (trials[1].status, trials[1].step, trials[1].num_restarts) == ("done", 15, 1)
     assert [step for step, _ in trials[1].curve] == [0, 5, 10, 15]
@@ -132,14 +138,14 @@ def test_pbt_moves_the_worse_trial_to_the_better(tmp_path: Path) -> None:
     """Two trials at once, one of which learns nothing until it goes on from the other."""
     settings = ("tune.scheduler=pbt", "tune.sampler=random", "tune.num_trials=2", ONE_WORKER)
     space = "tune.space.optim.lr={loguniform=[1e-6, 3e-3]}"
-    for attempt in range(3):  # on a busy machine one may end before the other has begun
+    for attempt in range(4):  # on a busy machine one may end before the other has come far
         folder = tmp_path / str(attempt)
         folder.mkdir()
         _, trials = search_in(folder, lambda _: None, *settings, space)
         first = {number: dict(trial.curve) for number, trial in trials.items()}
         worse, better = sorted(trials, key=lambda number: -first[number][5])
         assert first[worse][5] > first[better][5] + 0.3
-        if trials[worse].changes:
+        if trials[worse].changes and trials[worse].changes[0][0] <= 5:
             break
     assert trials[worse].changes
     # The better one may in turn go on from the other, but not before that one has moved.
@@ -211,7 +217,8 @@ def test_a_killed_search_goes_on_with_what_is_left(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_ends_with_the_table_so_far(tmp_path: Path) -> None:
-    process, job = start(tmp_path, *sets(rates(1e-3, 2e-3)))
+    one_by_one = (ONE_WORKER, "tune.max_concurrent=1")
+    process, job = start(tmp_path, *sets(rates(1e-3, 2e-3), *one_by_one))
     metrics = tmp_path / "runs/s/trials/001/metrics.jsonl"
     wait_for(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
     family = [job, *job.children(recursive=True)]
