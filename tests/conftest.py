@@ -17,6 +17,18 @@ settings.register_profile("fixed", derandomize=True, database=None, deadline=Non
 settings.load_profile("fixed")
 
 
+# Modules that take minutes, the longest first: begun before the others, so that no core waits for
+# the last of them at the end.
+LONG = ("test_two_hosts", "test_errors_cli", "test_tune_cli", "test_readme", "test_faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
+    items.sort(key=place)
+
+
 class Outcome(NamedTuple):
     code: int
     stdout: str

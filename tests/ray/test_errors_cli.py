@@ -231,7 +231,7 @@ def test_a_killed_job_is_reported_and_leaves_no_process(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_finishes_the_step_and_takes_a_checkpoint(tmp_path: Path) -> None:
-    process, job = start(tmp_path)
+    process, job = start(tmp_path, *ONE_WORKER)
     family = [job, *job.children(recursive=True)]
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)
@@ -243,7 +243,7 @@ def test_an_interrupt_finishes_the_step_and_takes_a_checkpoint(tmp_path: Path) -
     assert 25 <= step < 300  # which is where the first would have been
     wait_for(lambda: not any(p.is_running() and p.status() != "zombie" for p in family))
     resumed = run_raysft(
-        "train", "gpt2-tiny-cpu", "--name", "run", "--resume", "--json",
+        "train", "gpt2-tiny-cpu", "--name", "run", "--resume", "--json", *ONE_WORKER,
         "--set", f"run.max_steps={step + 2}", cwd=tmp_path,
     )  # fmt: skip
     assert resumed.code == 0, resumed.stderr
