@@ -138,14 +138,14 @@ def test_pbt_moves_the_worse_trial_to_the_better(tmp_path: Path) -> None:
     """Two trials at once, one of which learns nothing until it goes on from the other."""
     settings = ("tune.scheduler=pbt", "tune.sampler=random", "tune.num_trials=2", ONE_WORKER)
     space = "tune.space.optim.lr={loguniform=[1e-6, 3e-3]}"
-    for attempt in range(4):  # on a busy machine one may end before the other has come far
+    for attempt in range(3):  # on a busy machine one may end before the other has begun
         folder = tmp_path / str(attempt)
         folder.mkdir()
         _, trials = search_in(folder, lambda _: None, *settings, space)
         first = {number: dict(trial.curve) for number, trial in trials.items()}
         worse, better = sorted(trials, key=lambda number: -first[number][5])
         assert first[worse][5] > first[better][5] + 0.3
-        if trials[worse].changes and trials[worse].changes[0][0] <= 5:
+        if trials[worse].changes:
             break
     assert trials[worse].changes
     # The better one may in turn go on from the other, but not before that one has moved.

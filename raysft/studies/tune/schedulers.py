@@ -22,6 +22,12 @@ class Population(schedulers.PopulationBasedTraining):  # type: ignore[misc]
         super().__init__(**options)
         self.space = space
 
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A trial at its end is not moved: it has no step left to go on with."""
+        if result.get("status") == "done":
+            return str(self.CONTINUE)
+        return str(super().on_trial_result(tune_controller, trial, result))
+
     def _get_new_config(self, trial: Any, trial_to_clone: Any) -> tuple[Any, Any]:
         point, operations = super()._get_new_config(trial, trial_to_clone)
         settings = point["sample"]["settings"]
