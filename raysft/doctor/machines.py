@@ -9,6 +9,7 @@ from raysft.doctor.advice import OPEN
 from raysft.doctor.members import ANSWERS_WITHIN_S, Member
 from raysft.errors import UserError
 from raysft.runs.events import Check
+from raysft.runtime import ray_private
 from raysft.runtime.resources import require_resources
 
 GIB, MIB = 2**30, 2**20
@@ -65,6 +66,12 @@ def check_versions(facts: Facts) -> Check:
         return Check(
             "versions", "fail", "; ".join(others), "install the same on all nodes (constraints.txt)"
         )
+    if missing := ray_private.missing_methods():
+        return Check(
+            "versions", "fail", f"this Ray lacks {', '.join(missing)}", ray_private.KNOWN_RAY
+        )
+    if warning := ray_private.version_warning():
+        return Check("versions", "warn", warning)
     return Check("versions", "pass", ", ".join(f"{name} {v}" for name, v in mine.items() if v))
 
 

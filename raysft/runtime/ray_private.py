@@ -13,12 +13,15 @@ from raysft.errors import UserError
 KNOWN = "2.60"  # the minor version all of this was tried with
 
 
+KNOWN_RAY = (
+    "raysft places, heals and grows its workers through parts of Ray that change from version to "
+    f"version, and is known to work with Ray {KNOWN}: pip install "
+    f"'ray[default,train,tune]=={KNOWN}.*'"
+)
+
+
 def advice(found: str) -> str:
-    return (
-        f"Ray {ray.__version__} {found}. raysft places, heals and grows its workers through parts "
-        f"of Ray that change from version to version, and is known to work with Ray {KNOWN}: "
-        f"pip install 'ray[default,train,tune]=={KNOWN}.*'"
-    )
+    return f"Ray {ray.__version__} {found}. {KNOWN_RAY}"
 
 
 try:

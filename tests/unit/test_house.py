@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import raysft
+from raysft.doctor.machines import check_versions
 from raysft.runtime import ray_private
 
 ROOT = Path(raysft.__file__).parent
@@ -55,6 +56,17 @@ def test_this_ray_has_all_that_is_relied_on(monkeypatch: pytest.MonkeyPatch) -> 
     assert "pip install 'ray[default,train,tune]==2.60.*'" in told
     monkeypatch.setattr(ray_private, "METHODS", (("ray.train:ScalingConfig", "_gone", "a test"),))
     assert ray_private.missing_methods() == ["ScalingConfig._gone (a test)"]
+
+
+def test_the_doctor_tells_of_another_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = {"a": {"observed": {"python": "3.11", "versions": {"ray": "2.60.0"}}}}
+    assert check_versions(facts).status == "pass"
+    monkeypatch.setattr("ray.__version__", "2.61.0")
+    assert check_versions(facts).status == "warn"
+    monkeypatch.setattr(ray_private, "METHODS", (("ray.train:ScalingConfig", "_gone", "a test"),))
+    found = check_versions(facts)
+    assert (found.status, found.found) == ("fail", "this Ray lacks ScalingConfig._gone (a test)")
+    assert "==2.60.*" in found.advice
 
 
 def test_a_ray_that_lacks_a_private_part_is_told(tmp_path: Path) -> None:
