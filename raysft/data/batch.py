@@ -58,9 +58,9 @@ def tokens_of(dataset: TokenDataset, index: int) -> tuple[Any, Any]:
 
 
 def pack(dataset: TokenDataset, indices: Indices) -> Batch:
-    """Records end to end in one row: positions restart, and attention is told their borders.
+    """Records end to end in one row: positions restart, and attention is told their lengths.
 
-    As `borders` for raysft's attention, under transformers' names for flash attention.
+    As `record_lengths` for raysft's attention, under transformers' names for flash attention.
     """
     records = [tokens_of(dataset, index) for index in indices]
     lengths = [len(ids) for ids, _ in records]
@@ -72,7 +72,7 @@ def pack(dataset: TokenDataset, indices: Indices) -> Batch:
     cu_seq_lens, longest = torch.from_numpy(borders), max(lengths)
     inputs = {
         "position_ids": torch.from_numpy(positions)[None],
-        "borders": borders.tolist(),
+        "record_lengths": lengths,
         "cu_seq_lens_q": cu_seq_lens,
         "cu_seq_lens_k": cu_seq_lens,
         "max_length_q": longest,

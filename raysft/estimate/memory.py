@@ -15,7 +15,7 @@ WEIGHT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 # Of a worker before it has a model: interpreter, torch, Ray, DeepSpeed and their libraries.
 # Measured, with the versions of constraints.txt; on a GPU it is not on the device.
 CPU_PROCESS_GIB = 0.50
-LOGIT_BLOCK_BYTES = 64 << 20  # loss.BLOCK_BYTES
+LOGIT_BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}  # head_nll.BLOCK_BYTES
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,8 @@ def loss(layout: Layout, dims: Dims) -> float:
     """Hidden states at supervised positions and their gradient, and a block of logits: as the head
     gives them, their logarithms and gradients in fp32, and those rounded to go on."""
     b, tokens = layout.weight_bytes, layout.micro_batch_tokens
-    in_block = min(tokens, LOGIT_BLOCK_BYTES / (4 * dims.vocabulary))
+    block = LOGIT_BLOCK_BYTES["cuda" if layout.on_gpu else "cpu"]
+    in_block = min(tokens, block / (4 * dims.vocabulary))
     return 2.0 * b * tokens * dims.n_embd + in_block * dims.vocabulary * (4.0 + 2 * b)
 
 

@@ -1,57 +1,108 @@
-"""Attention over packed records: each sees itself only, and no T x T mask is ever made."""
+"""Attention over packed records: each sees itself only, and no mask over the pack is ever made."""
 
-from itertools import pairwise
+from collections.abc import Callable, Sequence
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from raysft.errors import UserError
+
 PACKED = "raysft_packed"  # its name among transformers' attention implementations
+# What some models ask of attention and neither way here computes: silence would train another
+# model than the one that is exported.
+REFUSED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
 
 
 def packed_attention(
-    _module: Any,
+    module: Any,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    borders: list[int] | None = None,
-    **_: Any,
+    record_lengths: Sequence[int] | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    sliding_window: int | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """Causal attention, one call a record. query [1, H, T, D], key and value [1, K, T, D], K <= H.
+    """Causal attention of R records. query [1, H, T, D], key and value [1, K, T, D], K <= H.
 
-    borders: [R + 1], where the R records of the row begin and end; without it the row is one
-    record. Returns [1, T, H, D].
+    record_lengths: R lengths that sum to T; without it the row is one record. cu_seq_lens_q: int32
+    [R + 1], where they begin and end, for the GPU. sliding_window: how many tokens each token
+    sees, itself among them. Returns [1, T, H, D].
+
+    Raises UserError where the model asks for what is not computed here.
+    """
+    if attention_mask is not None:
+        raise ValueError("packed records take no attention mask")
+    for name in REFUSED:
+        if others.get(name) is not None:
+            raise UserError(
+                f"{type(module).__name__} needs {name} in its attention, which packed records do "
+                'not have: set batch.packing = false and model.attention = "eager"'
+            )
+    lengths = record_lengths or [query.shape[2]]
+    if cu_seq_lens_q is not None and has_varlen(query) and not dropout:
+        return varlen(query, key, value, cu_seq_lens_q, max(lengths), scaling, sliding_window), None
+    return by_record(query, key, value, lengths, scaling, dropout, sliding_window), None
+
+
+def by_record(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int],
+    scaling: float | None,
+    dropout: float = 0.0,
+    window: int | None = None,
+) -> Tensor:
+    """One call a record.
 
     On a CPU always in fp32. That is as fast for records of some hundred tokens, and in bf16 PyTorch
     compiles kernels for each length of a record and keeps them: tens of MiB a step.
     """
-    if attention_mask is not None:
-        raise ValueError("packed records take no attention mask")
     dtype = query.dtype
-    query, key, value = wide(query), wide(key), wide(value)
 
     def narrow(kept: Tensor) -> Tensor:
         return kept.to(dtype) if kept.dim() == 4 else kept  # not the log-sum-exp
 
+    # split() rather than slices: the backward pass of a slice fills a tensor as long as the pack.
+    records = zip(
+        *(torch.split(wide(x), list(lengths), dim=2) for x in (query, key, value)), strict=True
+    )
     # Widened tensors are kept for the backward pass as narrow as they came.
     with torch.autograd.graph.saved_tensors_hooks(narrow, wide):
         outputs = [
             F.scaled_dot_product_attention(
-                query[:, :, begin:end],
-                key[:, :, begin:end],
-                value[:, :, begin:end],
+                q,
+                k,
+                v,
+                attn_mask=(mask := window_mask(q, window)),
                 dropout_p=dropout,
                 scale=scaling,
-                is_causal=True,
+                is_causal=mask is None,
                 enable_gqa=key.shape[1] != query.shape[1],
             )
-            for begin, end in pairwise(borders or [0, query.shape[2]])
+            for q, k, v in records
         ]
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype), None
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
+
+
+def window_mask(query: Tensor, window: int | None) -> Tensor | None:
+    """Which tokens of its record each token sees, bool [T, T]: of the newest `window` of them.
+
+    None where the record is no longer than that.
+    """
+    length = query.shape[2]
+    if window is None or length <= window:
+        return None
+    all_pairs = torch.ones(length, length, dtype=torch.bool, device=query.device)
+    return all_pairs.tril_().triu_(1 - window)
 
 
 def wide(x: Tensor) -> Tensor:
@@ -60,9 +111,62 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if on_cpu else x
 
 
+def has_varlen(query: Tensor) -> bool:
+    """Whether torch's flash attention takes this type, device and width of a head."""
+    return (
+        query.device.type == "cuda"
+        and query.dtype in (torch.bfloat16, torch.float16)
+        and query.shape[-1] % 8 == 0
+        and query.shape[-1] <= 256
+        and is_ampere(query.device)
+    )
+
+
+@cache
+def is_ampere(device: torch.device) -> bool:
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def varlen(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    borders: Tensor,
+    longest: int,
+    scaling: float | None,
+    window: int | None = None,
+) -> Tensor:
+    """One call for all records, whose lengths are data and not shapes: nothing is compiled anew,
+    as cuDNN's attention does for each length."""
+    attend, knows_groups = varlen_kernel()
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    options: dict[str, Any] = {}
+    if knows_groups:
+        options["enable_gqa"] = k.shape[1] != q.shape[1]
+    else:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    seen = (-1 if window is None else window - 1, 0)  # to the left, to the right
+    output: Tensor = attend(
+        q, k, v, borders, borders, longest, longest, scale=scaling, window_size=seen, **options
+    )
+    return output[None]
+
+
+@cache
+def varlen_kernel() -> tuple[Callable[..., Tensor], bool]:
+    """torch's function, and whether it knows grouped queries, as from torch 2.12 on."""
+    from torch.nn.attention import varlen
+
+    attend: Callable[..., Any] = varlen.varlen_attn
+    return attend, "enable_gqa" in signature(attend).parameters
+
+
 def register() -> None:
-    """Make `PACKED` known to transformers. It needs no mask, so none is made for it."""
-    from transformers import AttentionInterface, AttentionMaskInterface
+    """Make `PACKED` known to transformers.
+
+    Not to its masks: it makes none for what it does not know there. For what needs none it first
+    looks whether rows are packed, and the GPU would have to be waited for.
+    """
+    from transformers import AttentionInterface
 
     AttentionInterface.register(PACKED, packed_attention)
-    AttentionMaskInterface.register(PACKED, lambda *_, **__: None)

@@ -349,7 +349,7 @@ def test_a_pack_restarts_positions_and_scores_no_first_token() -> None:
     assert batch.input_ids.tolist() == [[3, 3, 3, 2, 2]]
     assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert batch.inputs["cu_seq_lens_q"].tolist() == [0, 3, 5]
-    assert batch.inputs["borders"] == [0, 3, 5]
+    assert batch.inputs["record_lengths"] == [3, 2]
     assert batch.scored.tolist() == batch.supervised.tolist() == [1, 2, 4]
 
 

@@ -22,7 +22,7 @@ from raysft.estimate.memory import LOGIT_BLOCK_BYTES, Layout, layout_of, memory_
 from raysft.estimate.report import at, estimate, largest_micro_batch, total_gib
 from raysft.estimate.shape import Dims, dims_of, flops, parameters, tokens_known
 from raysft.estimate.step_time import Hardware, scaling, step_time, traffic_bytes
-from raysft.train import loss
+from raysft.train import head_nll
 
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
 LARGE = Dims(n_layer=36, n_embd=1280, n_head=20, n_positions=1024, vocabulary=50_257)
@@ -97,7 +97,7 @@ def test_a_billion_and_a_half_parameters() -> None:
 
 
 def test_the_block_of_logits_is_that_of_the_loss() -> None:
-    assert LOGIT_BLOCK_BYTES == loss.BLOCK_BYTES
+    assert LOGIT_BLOCK_BYTES == head_nll.BLOCK_BYTES
 
 
 def test_the_vocabulary_is_read_from_the_tokenizers_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from raysft.data.batch import Batch, make_batch
 from raysft.model import cpu_bf16
-from raysft.train import loss
+from raysft.train import head_nll, loss
 from raysft.train.loss import supervised_nll, token_nll
 
 
@@ -95,13 +95,18 @@ def test_prompt_and_response_sum_to_all(model: Any, batch: Batch) -> None:
 @pytest.mark.parametrize("tokens", [1, 3, 7, 1000])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("widened", [False, True])
+@pytest.mark.parametrize("aligned", [1, 64])
 def test_blocks_change_neither_loss_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch, tokens: int, bias: bool, widened: bool
+    monkeypatch: pytest.MonkeyPatch, tokens: int, bias: bool, widened: bool, aligned: int
 ) -> None:
-    """Against autograd through the whole matrix of logits, in fp64."""
+    """Against autograd through the whole matrix of logits, in fp64.
+
+    aligned: the rows of the logits begin at multiples of it, as they do on a GPU.
+    """
+    monkeypatch.setitem(head_nll.ALIGNED, "cpu", aligned)
     generator = torch.Generator().manual_seed(2)
-    monkeypatch.setattr(loss, "BLOCK_BYTES", 4 * 50 * tokens)
-    monkeypatch.setattr(loss, "WIDENED_ROWS", 16)
+    monkeypatch.setitem(head_nll.BLOCK_BYTES, "cpu", 4 * 50 * tokens)
+    monkeypatch.setattr(head_nll, "WIDENED_ROWS", 16)
     dtype, tolerance = torch.float32, 1e-5
     if widened:
         monkeypatch.setattr(cpu_bf16, "_widened", True)
@@ -115,7 +120,7 @@ def test_blocks_change_neither_loss_nor_gradients(
     logits = torch.nn.functional.linear(*exact)
     expected = 3 * torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
     padded = inputs if bias else [*inputs, None]
-    found = 3 * loss.HeadNLL.apply(*padded, targets)
+    found = 3 * head_nll.HeadNLL.apply(*padded, targets)
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
     grads = torch.autograd.grad(found, inputs), torch.autograd.grad(expected, exact)
     for ours, wanted in zip(*grads, strict=True):
@@ -132,7 +137,7 @@ def test_gradients_in_fp16_keep_what_the_loss_scale_saves() -> None:
     scale = 2.0**14
     grads = []
     for early in (1.0, scale):
-        nll = loss.HeadNLL.apply(hidden, weight, None, target, early)
+        nll = head_nll.HeadNLL.apply(hidden, weight, None, target, early)
         grads.append(torch.autograd.grad(nll * scale, weight)[0][1:].double())
     exact = weight.detach().double().requires_grad_()
     logits = hidden.detach().double() @ exact.T

@@ -1,6 +1,8 @@
 """Packs of records, and that a pack computes what its records compute alone."""
 
 import random
+from inspect import signature
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -8,11 +10,21 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    masking_utils,
+)
 
 from raysft.data.batch import Batch, pack, pad
 from raysft.data.dataset import TokenDataset
 from raysft.data.pack import pack_for_ranks, packed_bins
+from raysft.errors import UserError
+from raysft.model import attention
 from raysft.model.attention import PACKED, register
 from raysft.train.loss import supervised_nll, token_nll
 
@@ -25,6 +37,10 @@ SHAPES = {
     "llama": LlamaConfig(  # grouped queries, rotary positions
         vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64,
+    ),
+    "mistral": MistralConfig(  # a window that some of the records are longer than
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, sliding_window=6,
     ),
 }  # fmt: skip
 
@@ -133,3 +149,85 @@ def test_a_neighbour_changes_no_token(models: tuple[Any, Any], records: TokenDat
         torch.testing.assert_close(
             nll[-29:], token_nll(packed, alone, alone.scored), rtol=1e-5, atol=1e-5
         )
+
+
+def plain_varlen(knows_groups: bool) -> Any:
+    """torch's varlen_attn on a CPU: its signature, a loop over the records, scores kept."""
+
+    def attend(
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cu_seq_q: Tensor,
+        cu_seq_k: Tensor,
+        max_q: int,
+        max_k: int,
+        *,
+        scale: float | None,
+        window_size: tuple[int, int],
+        **options: Any,
+    ) -> Tensor:
+        assert options.get("enable_gqa", False) == (knows_groups and key.shape[1] != query.shape[1])
+        assert cu_seq_q.dtype == torch.int32
+        assert cu_seq_q is cu_seq_k
+        assert window_size[1] == 0  # causal
+        key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
+        outputs = []
+        for begin, end in pairwise(cu_seq_q.tolist()):
+            assert end - begin <= max_q == max_k
+            q, k, v = (x[begin:end].transpose(0, 1) for x in (query, key, value))
+            scores = q @ k.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+            age = torch.arange(end - begin)[:, None] - torch.arange(end - begin)
+            left = window_size[0] if window_size[0] >= 0 else end
+            scores = scores.masked_fill((age < 0) | (age > left), float("-inf"))
+            outputs.append((scores.softmax(-1) @ v).transpose(0, 1))
+        return torch.cat(outputs)
+
+    return attend, knows_groups
+
+
+@pytest.mark.parametrize("knows_groups", [False, True])
+def test_one_call_for_all_records_equals_one_call_a_record(
+    models: tuple[Any, Any],
+    records: TokenDataset,
+    knows_groups: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a GPU does, with a stand-in for its kernel."""
+    packed, _ = models
+    batches = [pack(records, np.array([3, 0])), pack(records, np.array([4, 1, 2]))]
+    wanted, wanted_grads = loss_and_gradients(packed, batches)
+    monkeypatch.setattr(attention, "has_varlen", lambda _: True)
+    monkeypatch.setattr(attention, "varlen_kernel", lambda: plain_varlen(knows_groups))
+    found, grads = loss_and_gradients(packed, batches)
+    assert found == pytest.approx(wanted, rel=1e-5)
+    for ours, expected in zip(grads, wanted_grads, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_torch_has_the_kernel_that_the_stand_in_stands_for() -> None:
+    wanted = set(signature(plain_varlen(True)[0]).parameters) - {"options"}
+    assert wanted <= set(signature(attention.varlen_kernel()[0]).parameters)
+
+
+def test_attention_that_is_not_computed_is_refused(records: TokenDataset) -> None:
+    register()
+    config = Gemma2Config(
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
+    with pytest.raises(UserError, match="Gemma2Attention needs softcap"):
+        supervised_nll(model, pack(records, np.arange(5)))
+
+
+def test_no_mask_is_made_and_no_packed_rows_are_looked_for(
+    models: tuple[Any, Any], records: TokenDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers would ask the device whether positions restart, and a GPU be waited for."""
+
+    def look(*_: Any, **__: Any) -> None:
+        raise AssertionError("looked for")
+
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", look)
+    supervised_nll(models[0], pack(records, np.arange(5)))
