@@ -26,6 +26,8 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
+        # It would wait for the device at every step; StepClock does not.
+        "timers": {"throughput": {"enabled": False}},
     }
     if engine.precision != "fp32" and config.grad_accum_steps > 1:
         # Sums of many bf16 gradients lose their small terms. Costs 2 bytes a parameter more, so

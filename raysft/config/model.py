@@ -54,6 +54,9 @@ class Model(Section):
     activation_checkpointing: bool = False
     """Recompute the activations of each block in the backward pass instead of keeping them: less
     memory, at the cost of a second forward pass."""
+    compile: bool = False
+    """Compile each block with `torch.compile`, which the first steps wait for. Needs `zero_stage` 0
+    or 1."""
     dropout: Annotated[FractionBelowOne, Unit("probability")] = 0.0
     """Dropout wherever the architecture applies it. Replaces what the model's own config says."""
 

@@ -83,6 +83,11 @@ class Config(Section):
         if self.batch.packing and self.model.attention == "eager":
             raise ValueError('model.attention "eager" cannot keep packed records apart: set '
                              'batch.packing = false, or model.attention = "sdpa"')  # fmt: skip
+        if self.model.compile and self.engine.zero_stage > 1:
+            raise ValueError(
+                f"model.compile needs engine.zero_stage 0 or 1, not {self.engine.zero_stage}: the "
+                "hooks of the higher stages would stop the compiler at every layer"
+            )
         shape = self.model.shape
         if self.model.init == "scratch" and shape and self.batch.seq_len > shape.n_positions:
             raise ValueError(

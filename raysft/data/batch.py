@@ -1,5 +1,6 @@
 """Records to the tensors of a micro-batch, packed or padded, and the share of one rank."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,12 +22,18 @@ class Batch(NamedTuple):
     inputs: dict[str, Any]  # what else the model's forward takes
 
     def to(self, device: torch.device) -> "Batch":
+        return self.map(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """In memory from which a GPU copies while it computes."""
+        return self.map(Tensor.pin_memory)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         inputs = {
-            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+            name: change(value) if isinstance(value, Tensor) else value
             for name, value in self.inputs.items()
         }
-        tensors = (tensor.to(device, non_blocking=True) for tensor in self[:4])
-        return Batch(*tensors, inputs)  # type: ignore[call-arg,arg-type]
+        return Batch(*(change(tensor) for tensor in self[:4]), inputs)  # type: ignore[call-arg,arg-type]
 
 
 def make_batch(

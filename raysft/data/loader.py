@@ -58,16 +58,29 @@ class RankData:
         dataset = self.heldout if len(self.heldout) else self.train
         return torch.from_numpy(dataset.tokens(0).astype(np.int64))
 
-    def steps(self, first: int, last: int) -> Iterator[StepData]:
-        """The steps from `first` up to `last`, each made while the one before it is computed."""
+    def steps(self, first: int, last: int, device: torch.device) -> Iterator[StepData]:
+        """The steps from `first` up to `last`, each made while the one before it is computed.
+
+        For a GPU in pinned memory.
+        """
         if first >= last:
             return
-        with ThreadPoolExecutor(max_workers=1) as pool:
-            upcoming = pool.submit(self.at, first)
+        on_gpu = device.type == "cuda"
+
+        def make(step: int) -> StepData:
+            data = self.at(step)
+            return data._replace(batches=[b.pinned() for b in data.batches]) if on_gpu else data
+
+        def begin() -> None:  # the device of the thread, which would else be the first of all
+            if on_gpu:
+                torch.cuda.set_device(device)
+
+        with ThreadPoolExecutor(max_workers=1, initializer=begin) as pool:
+            upcoming = pool.submit(make, first)
             for step in range(first, last):
                 ready = upcoming.result()
                 if step + 1 < last:
-                    upcoming = pool.submit(self.at, step + 1)
+                    upcoming = pool.submit(make, step + 1)
                 yield ready
 
     def _share(self, dataset: TokenDataset, indices: Indices, size: int) -> list[Batch]:

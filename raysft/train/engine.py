@@ -34,6 +34,8 @@ def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) ->
     skip_compiled_muon()
     check_precision(config.engine.precision)
     deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
+    # It would make a plan for every new length, half a second each, where PyTorch prefers it.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     products = None  # how bf16 is multiplied, where there is a choice
     if not config.on_gpu:
         chosen = choose_products(config.engine.cpu_products)
@@ -103,11 +105,38 @@ def make_engine(config: Config, model: nn.Module) -> tuple[Any, str]:
     """The engine and the name of the optimizer kernel in it, with the reason where it fell back."""
     import deepspeed
 
+    if config.engine.zero_stage == 3:
+        gather_by_block(model)
+    if config.model.compile:
+        compile_blocks(model)
     optimizer, kernel = make_optimizer(config, model)
     engine, *_ = deepspeed.initialize(
         model=model, optimizer=optimizer, config=deepspeed_config(config), dist_init_required=False
     )
     return engine, kernel
+
+
+def gather_by_block(model: nn.Module) -> None:
+    """Let ZeRO-3 gather the weights of a block at once, and not those of each layer in it.
+
+    Its hooks run on the host, and at 400 modules they take longer than a GPU does to compute.
+    """
+    from deepspeed.utils import set_z3_leaf_module
+
+    for block in blocks(model):
+        set_z3_leaf_module(block, True)
+
+
+def compile_blocks(model: nn.Module) -> None:
+    """torch.compile, of any length, because every pack has another."""
+    for block in blocks(model):
+        block.compile(dynamic=True)
+
+
+def blocks(model: nn.Module) -> list[nn.Module]:
+    """The layers of a transformer, which transformers names because no device map may cut them."""
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    return [module for module in model.modules() if type(module).__name__ in names]
 
 
 def make_optimizer(config: Config, model: nn.Module) -> tuple[torch.optim.Optimizer, str]:

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from raysft.data.loader import StepData
 from raysft.errors import NotFinite
-from raysft.train.clock import percentile
+from raysft.train.clock import Lap, percentile, rates
 from raysft.train.memory import peak_memory_gib
 from raysft.train.step import StepResult
 
@@ -68,16 +68,12 @@ class Window:
 
     results: list[StepResult] = field(default_factory=list)
     counts: list[int] = field(default_factory=list)  # what each loss is divided by
-    tokens: list[int] = field(default_factory=list)  # of each step, over all ranks, no padding
-    supervised: list[int] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    laps: list[Lap] = field(default_factory=list)
 
-    def add(self, data: StepData, count: int, result: StepResult, seconds: float) -> None:
+    def add(self, count: int, result: StepResult, lap: Lap) -> None:
         self.results.append(result)
         self.counts.append(count)
-        self.tokens.append(data.tokens)
-        self.supervised.append(data.supervised_tokens)
-        self.seconds.append(seconds)
+        self.laps.append(lap)
 
     def reduce(self, device: torch.device, max_grad_norm: float, step: int) -> dict[str, Any]:
         """One line of metrics over all ranks; every rank must call it. Raises NotFinite."""
@@ -98,20 +94,13 @@ class Window:
             )
         spikes = sum(r.spike for r in self.results)
         clipped = sum(0 < max_grad_norm < n for n, ok in zip(norms, applied, strict=True) if ok)
-        useful = [s for s, ok in zip(self.seconds, applied, strict=True) if ok]
         return {
             "loss": loss,
             "grad_norm": norms[-1] if math.isfinite(norms[-1]) else None,  # fp16 overflowed
             "clipped_steps": clipped,
             "skipped_steps": len(applied) - sum(applied) - spikes,  # by fp16
             "spikes_skipped": spikes,
-            "tokens_per_second": rate(self.tokens, applied, useful),
-            "supervised_tokens_per_second": rate(self.supervised, applied, useful),
-            "step_time_s": percentile(self.seconds, 50),
+            **rates([lap for lap in self.laps if lap.applied]),
+            "step_time_s": percentile([lap.seconds for lap in self.laps], 50),
             "peak_memory_gib": memory.item(),
         }
-
-
-def rate(counts: list[int], applied: list[bool], seconds: list[float]) -> float | None:
-    total = sum(count for count, ok in zip(counts, applied, strict=True) if ok)
-    return total / sum(seconds) if seconds else None

@@ -65,7 +65,7 @@ def train_worker(
     if config.log.profile_steps:
         watch_communication()
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()
-    window, clock = Window(), StepClock()
+    window, clock = Window(), StepClock(engine.device)
     saver = Saver(engine, job.tokenizer, job.run_dir, emit)
     emit(events.Started(progress.step))
     if not progress.step:
@@ -76,15 +76,14 @@ def train_worker(
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
     clock.start()
-    for data in waiting_for("data", reads.steps(progress.step, last)):
+    for data in waiting_for("data", reads.steps(progress.step, last, engine.device)):
         request.ask(progress.step + 1)
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         limit = spikes.norm_limit(progress.recent_norms, config.optim.skip_spikes)
         count = objective.counts(data)
         result = train_step(engine, objective, data.batches, count=count, lr=lr, norm_limit=limit)
         progress.advance(data, result)
-        seconds = clock.stop(data, applied=result.applied)
-        window.add(data, count, result, seconds)
+        window.add(count, result, clock.stop(data, applied=result.applied))
         if config.optim.skip_spikes:
             watch_norm(progress, result, limit, config.optim.skip_spikes, emit)
 

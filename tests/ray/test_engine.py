@@ -40,6 +40,10 @@ VARIANTS = {
         ],
         0.03,
     ),
+    "activation checkpointing, packs": (
+        ["model.activation_checkpointing=true", "batch.tokens_per_micro_batch=128"],
+        1e-4,
+    ),
     "stage 2, fp16": (["engine.zero_stage=2", "engine.precision=fp16"], 0.01),
     "everything offloaded, activation checkpointing, eager attention": (
         [

@@ -5,11 +5,13 @@ import copy
 import gzip
 import json
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from raysft.config.load import load_config
 from raysft.config.schema import Config
@@ -23,6 +25,7 @@ from raysft.data.dataset import (
     global_batch,
     prepare,
 )
+from raysft.data.loader import RankData
 from raysft.data.template import install_template
 from raysft.errors import UserError
 
@@ -351,6 +354,33 @@ def test_a_pack_restarts_positions_and_scores_no_first_token() -> None:
     assert batch.inputs["cu_seq_lens_q"].tolist() == [0, 3, 5]
     assert batch.inputs["record_lengths"] == [3, 2]
     assert batch.scored.tolist() == batch.supervised.tolist() == [1, 2, 4]
+
+
+def test_only_a_gpu_gets_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All tensors of a step, on the loader's thread, whose device is that of the worker."""
+    pinned: list[tuple[int, ...]] = []
+    devices: dict[int, torch.device] = {}
+
+    def pin(tensor: torch.Tensor) -> torch.Tensor:
+        assert threading.get_ident() in devices
+        pinned.append(tuple(tensor.shape))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
+    monkeypatch.setattr(
+        torch.cuda, "set_device", lambda device: devices.update({threading.get_ident(): device})
+    )
+    config = load_config("gpt2-tiny-cpu", ["batch.global_batch_size=2", "batch.seq_len=8"])
+    data = RankData(config, flat([(3, 3), (2, 1)]), flat([(2, 1)]), rank=0, world_size=1)
+    plain = list(data.steps(0, 2, torch.device("cpu")))
+    assert not pinned
+    for step, wanted in zip(data.steps(0, 2, torch.device("cuda", 1)), plain, strict=True):
+        (batch,), (expected,) = step.batches, wanted.batches
+        assert batch.input_ids.equal(expected.input_ids)
+        assert batch.inputs.keys() == expected.inputs.keys()
+    # Ids, scored, supervised, which of them, positions, and the borders twice.
+    assert len(pinned) == 2 * 7
+    assert list(devices.values()) == [torch.device("cuda", 1)]
 
 
 def imports_within_data(name: str) -> set[str]:

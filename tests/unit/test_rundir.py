@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from raysft.config.load import load_config
 from raysft.data.loader import StepData
@@ -17,6 +18,8 @@ from raysft.train.clock import StepClock, percentile
 from raysft.train.metrics import due
 from raysft.verbs.resume import flat
 from raysft.verbs.train import check_resume
+
+CPU = torch.device("cpu")
 
 
 def test_status_of_a_run(tmp_path: Path) -> None:
@@ -101,7 +104,7 @@ def test_flat_keys() -> None:
 def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter([0.0, 9.0, 10.0, 12.0, 20.0, 21.0, 30.0, 34.0])
     monkeypatch.setattr("time.perf_counter", lambda: next(times))
-    clock = StepClock()
+    clock = StepClock(CPU)
     for applied in (True, True, False, True):  # 9, 2, 1 and 4 seconds
         clock.start()
         clock.stop(StepData([], 60, 30, 600), applied=applied)
@@ -116,8 +119,46 @@ def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.Monkey
     assert clock.flops_per_second(dims) == (72 * 4 * 120 + 12 * 2 * 1200 + 6 * 3 * 2 * 60) / 6
 
 
+class Event:
+    """As torch.cuda.Event: it has a time only when the device has come to it."""
+
+    now_ms = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+        self.at_ms: float | None = None
+
+    def record(self, stream: str) -> None:
+        assert stream == "stream of cuda:1"
+        self.due_ms = Event.now_ms
+
+    def synchronize(self) -> None:
+        self.at_ms = self.due_ms
+
+    def elapsed_time(self, end: "Event") -> float:
+        assert end.at_ms is not None
+        return end.at_ms - self.due_ms
+
+
+def test_a_gpu_times_its_steps_itself_and_waits_when_it_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.Event", Event)
+    monkeypatch.setattr("torch.cuda.current_stream", lambda device: f"stream of {device}")
+    clock = StepClock(torch.device("cuda", 1))
+    laps = []
+    for milliseconds in (9000.0, 2000.0, 4000.0):
+        clock.start()
+        Event.now_ms += milliseconds
+        laps.append(clock.stop(StepData([], 60, 30, 600), applied=True))
+    assert all(lap.marks[1].at_ms is None for lap in laps if lap.marks)
+    assert [lap.seconds for lap in laps] == [9.0, 2.0, 4.0]
+    assert [lap.marks for lap in laps] == [None] * 3
+    assert clock.summary()["tokens_per_second"] == 20.0
+
+
 def test_nothing_timed_is_null() -> None:
-    assert StepClock().summary()["tokens_per_second"] is None
+    assert StepClock(CPU).summary()["tokens_per_second"] is None
     assert percentile([], 50) is None
 
 
