@@ -26,6 +26,7 @@ from raysft.runs.processes import adopt_orphans, end_children
 from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
+from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
 
 
 def main(run_json: str) -> int:
@@ -33,7 +34,7 @@ def main(run_json: str) -> int:
     spec = rundir.read_json(path)
     config = Config.model_validate_json(json.dumps(spec["config"]))
     try:
-        run_dir, warnings = arrive(path, spec, config)
+        run_dir, config, warnings = arrive(path, spec, config)
     except UserError as error:
         return refuse(spec, error)
     emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
@@ -58,6 +59,8 @@ def main(run_json: str) -> int:
         summary |= {"status": status, "error": message}
         if status == "interrupted":
             summary["resumable"] = verb.has_left(run_dir)
+    with suppress(UserError):  # with what "auto" came to
+        summary["config"] = rundir.read_json(run_dir / rundir.RUN)["config"]
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
     end_children()
@@ -72,17 +75,21 @@ def main(run_json: str) -> int:
     return code
 
 
-def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, list[str]]:
-    """The run directory, and warnings. One that has travelled makes it here. Raises UserError."""
+def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, Config, list[str]]:
+    """The run directory, what is run in it, and warnings. A job that has travelled makes its
+    folder here. Raises UserError."""
     if "run_dir" not in spec:
-        return path.parent, []
+        return path.parent, config, []
     run_dir = Path(spec["run_dir"])
+    if spec["resume"] and (chosen := chosen_before(run_dir)):
+        config = as_chosen(config, chosen)
+        spec |= {"config": config.model_dump(mode="json"), CHOSEN: chosen}
     warnings = admit(VERBS[spec["verb"]], run_dir, config, resume=spec["resume"])
     submitted = spec["stamp"]["version"]
     if submitted != __version__:
         warnings.append(f"submitted by raysft {submitted}, and run by {__version__} of the cluster")
     rundir.write_run(run_dir, spec)
-    return run_dir, warnings
+    return run_dir, config, warnings
 
 
 def refuse(spec: dict[str, Any], error: UserError) -> int:

@@ -79,6 +79,8 @@ class Renderer:
                 warning(event.message)
             case events.Plan():
                 self.progress.update(self.task, total=event.total_steps)
+            case events.Chosen():
+                fact("auto", event.message)
             case events.Data():
                 show_data(event.facts)
             case events.Workers():

@@ -142,7 +142,8 @@ def scaling_table(facts: Facts, kind: str, title: str) -> Table:
 
 def sentences(facts: Facts) -> list[str]:
     kept = facts["activations_gib"]
-    lines = [
+    lines = [f'"auto" comes to {facts["auto"]}.'] if facts["auto"] else []
+    lines += [
         f"Activations are {kept['sdpa']:.2f} GiB; attention that keeps its T x T probabilities "
         f'(model.attention = "eager") would make them {kept["eager"]:.2f}.'
     ]

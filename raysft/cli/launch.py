@@ -90,20 +90,24 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
     from raysft.carriers.entrypoint import entrypoint
     from raysft.runs import provenance
     from raysft.verbs.resume import admit
+    from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
 
     config = named(config, source, typed)
+    run_dir = Path(config.run.storage) / str(config.run.name)
+    chosen = chosen_before(run_dir) if typed.resume else {}
+    config = as_chosen(config, chosen)
     if config.scaling.elastic and not verb.is_elastic:
         raise UserError(
             f"raysft {verb.name} compares runs, which must have the same number of workers: set "
             "scaling.workers to one number"
         )
     rows = verb.plan(config)
-    run_dir = Path(config.run.storage) / str(config.run.name)
     spec: dict[str, Any] = {
         "verb": verb.name,
         "config": config.model_dump(mode="json"),
         "stamp": provenance.submission(),
     }
+    spec |= {CHOSEN: chosen} if chosen else {}
     if typed.address is not None:
         from raysft.cli.attach import run_there
 

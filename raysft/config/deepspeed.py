@@ -38,18 +38,18 @@ def deepspeed_config(config: Config) -> dict[str, Any]:
 
 def zero_config(config: Config) -> dict[str, Any]:
     engine = config.engine
-    zero: dict[str, Any] = {"stage": engine.zero_stage}
+    zero: dict[str, Any] = {"stage": engine.stage}
     if engine.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": config.on_gpu}
     if engine.offload_params:
         zero["offload_param"] = {"device": "cpu", "pin_memory": config.on_gpu}
-    if not config.on_gpu and engine.zero_stage > 0:
+    if not config.on_gpu and engine.stage > 0:
         zero |= {
             "reduce_bucket_size": CPU_BUCKET_SIZE,
             "allgather_bucket_size": CPU_BUCKET_SIZE,
             "overlap_comm": False,  # there is no second stream to overlap with
         }
-    if not config.on_gpu and engine.zero_stage == 3:
+    if not config.on_gpu and engine.stage == 3:
         zero |= {
             "stage3_prefetch_bucket_size": CPU_BUCKET_SIZE,
             "stage3_max_live_parameters": CPU_MAX_LIVE_PARAMETERS,

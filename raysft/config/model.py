@@ -4,7 +4,14 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from raysft.config.section import Count, FractionBelowOne, PositiveFloat, Section, Tokens, Unit
+from raysft.config.section import (
+    Count,
+    FractionBelowOne,
+    PositiveFloat,
+    Section,
+    Tokens,
+    Unit,
+)
 
 
 class Shape(Section):
@@ -51,14 +58,20 @@ class Model(Section):
     """`"sdpa"` is PyTorch's fused attention. `"eager"` keeps every score in memory and needs
     `batch.packing = false`. `"flash_attention_2"` needs a GPU, the flash-attn package, and bf16 or
     fp16."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Literal[True, False, "auto"] = False
     """Recompute the activations of each block in the backward pass instead of keeping them: less
-    memory, at the cost of a second forward pass."""
+    memory, at the cost of a second forward pass. `"auto"` does so where it would not fit else."""
     compile: bool = False
     """Compile each block with `torch.compile`, which the first steps wait for. Needs `zero_stage` 0
     or 1."""
     dropout: Annotated[FractionBelowOne, Unit("probability")] = 0.0
     """Dropout wherever the architecture applies it. Replaces what the model's own config says."""
+
+    @property
+    def recomputes(self) -> bool:
+        """Activations, once that is chosen where it is left to raysft."""
+        assert self.activation_checkpointing != "auto"
+        return self.activation_checkpointing
 
     @property
     def tokenizer_path(self) -> str:

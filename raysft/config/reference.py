@@ -118,7 +118,8 @@ def type_words(hint: Any, *, many: bool = False) -> str:
     if origin in (Union, UnionType):
         return either([type_words(member, many=many) for member in members(hint)])
     if origin is Literal:
-        return "one of " + ", ".join(f"`{toml(value)}`" for value in parts)
+        listed = ", ".join(f"`{toml(value)}`" for value in parts)
+        return listed if len(parts) == 1 else f"one of {listed}"
     if origin is tuple:
         count = "" if Ellipsis in parts else f"{len(parts)} "
         return f"list of {count}{type_words(parts[0], many=True)}"

@@ -54,6 +54,16 @@ class Config(Section):
     def on_gpu(self) -> bool:
         return self.scaling.gpus_per_worker > 0
 
+    @property
+    def left_open(self) -> tuple[str, ...]:
+        """The keys that are left to raysft to choose: none once `verbs.settle` has chosen."""
+        keys = {
+            "engine.zero_stage": self.engine.zero_stage,
+            "model.activation_checkpointing": self.model.activation_checkpointing,
+            "batch.tokens_per_micro_batch": self.batch.tokens_per_micro_batch,
+        }
+        return tuple(key for key, value in keys.items() if value == "auto")
+
     @model_validator(mode="after")
     def check_secrets(self) -> "Config":  # the first, because other messages may name a path
         for key, text in strings(self.model_dump()):
@@ -83,7 +93,7 @@ class Config(Section):
         if self.batch.packing and self.model.attention == "eager":
             raise ValueError('model.attention "eager" cannot keep packed records apart: set '
                              'batch.packing = false, or model.attention = "sdpa"')  # fmt: skip
-        if self.model.compile and self.engine.zero_stage > 1:
+        if self.model.compile and self.engine.zero_stage not in (0, 1):
             raise ValueError(
                 f"model.compile needs engine.zero_stage 0 or 1, not {self.engine.zero_stage}: the "
                 "hooks of the higher stages would stop the compiler at every layer"

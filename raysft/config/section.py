@@ -1,7 +1,7 @@
 """What the sections of the config are made of."""
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +11,17 @@ class Unit:
     """What a number counts or is a share of. For the page of keys only: it validates nothing."""
 
     words: str
+
+
+# Chosen by the arithmetic of `raysft estimate` for the device that is there: see verbs.settle.
+Auto = Literal["auto"]
+
+
+def count_or_auto(value: Any) -> Any:
+    """Raises ValueError that names both forms, where pydantic would say what is wrong with each."""
+    if value == "auto" or value is None or (type(value) is int and value >= 1):
+        return value
+    raise ValueError(f'{value!r} is neither a number from 1 on nor "auto"')
 
 
 Count = Annotated[int, Field(ge=1)]

@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
 from raysft.config.section import (
+    Auto,
     FloatOrZero,
     Fraction,
     PositiveFloat,
@@ -14,6 +15,7 @@ from raysft.config.section import (
     StepsOrZero,
     Tokens,
     Unit,
+    count_or_auto,
 )
 
 
@@ -29,21 +31,26 @@ class Batch(Section):
     packing: bool = True
     """Lay whole records end to end, without padding, each attending only to itself. `false`
     gives each record a row of its own, padded to the longest in its micro-batch."""
-    tokens_per_micro_batch: Tokens | None = None
+    tokens_per_micro_batch: Annotated[
+        Tokens | Auto | None, BeforeValidator(count_or_auto), Unit("tokens")
+    ] = None
     """Most tokens in one pack, which is one forward pass of one worker; at least `seq_len`. Used
-    only with packing. When absent, `micro_batch_size` times `seq_len`."""
+    only with packing. `"auto"` takes what keeps the device busy and fits its memory. When absent,
+    `micro_batch_size` times `seq_len`."""
     micro_batch_size: Records = 1
     """Records in one forward pass of one worker, without packing. With packing it only sets the
     default of `tokens_per_micro_batch`."""
 
     @property
     def pack_tokens(self) -> int:
-        """Most tokens of a pack."""
+        """Most tokens of a pack. Once they are chosen, where that is left to raysft."""
+        assert self.tokens_per_micro_batch != "auto"
         return self.tokens_per_micro_batch or self.micro_batch_size * self.seq_len
 
     @model_validator(mode="after")
     def check_pack(self) -> "Batch":
-        if self.packing and self.pack_tokens < self.seq_len:
+        chosen = self.tokens_per_micro_batch != "auto"
+        if self.packing and chosen and self.pack_tokens < self.seq_len:
             raise ValueError(
                 f"tokens_per_micro_batch {self.pack_tokens} is less than seq_len {self.seq_len}: "
                 "a record must fit into a pack"
@@ -106,9 +113,10 @@ class Engine(Section):
     """How DeepSpeed computes a step: what is spread over the workers, in which precision, and what
     is moved to the CPU."""
 
-    zero_stage: Literal[0, 1, 2, 3] = 3
+    zero_stage: Literal[0, 1, 2, 3, "auto"] = 3
     """What is split over the workers: 0 nothing, 1 optimizer states, 2 gradients as well, 3
-    parameters as well. 0 trains in fp32 only."""
+    parameters as well. 0 trains in fp32 only. `"auto"` takes the lowest of 1 to 3 that fits, which
+    is the fastest."""
     precision: Literal["bf16", "fp16", "fp32"] = "bf16"
     """Type of weights and activations in the forward and backward pass, and of the exported model.
     With bf16 and fp16 the optimizer keeps fp32 weights. fp16 needs a device that supports it."""
@@ -120,6 +128,12 @@ class Engine(Section):
     """How a CPU multiplies bf16 matrices: directly, or in fp32 with the result rounded, which
     differs only in the order of summation and is faster where bf16 instructions are slow. `"auto"`
     chooses by the CPU. Attention over packed records is always in fp32."""
+
+    @property
+    def stage(self) -> int:
+        """Once it is chosen, where that is left to raysft."""
+        assert self.zero_stage != "auto"
+        return self.zero_stage
 
     @model_validator(mode="after")
     def check_precision(self) -> "Engine":
@@ -136,6 +150,6 @@ class Engine(Section):
     def check_offload(self) -> "Engine":
         if self.offload_optimizer and self.zero_stage == 0:
             raise ValueError("offload_optimizer needs zero_stage 1, 2 or 3")
-        if self.offload_params and self.zero_stage != 3:
+        if self.offload_params and self.zero_stage not in (3, "auto"):
             raise ValueError("offload_params needs zero_stage 3")
         return self

@@ -42,13 +42,13 @@ def layout_of(config: Config) -> Layout:
     zero = deepspeed_config(config)["zero_optimization"]
     tokens = batch.pack_tokens if batch.packing else batch.micro_batch_size * batch.seq_len
     return Layout(
-        stage=engine.zero_stage,
+        stage=engine.stage,
         workers=config.scaling.most,
         weight_bytes=WEIGHT_BYTES[engine.precision],
         accumulates=config.grad_accum_steps > 1,
         micro_batch_tokens=tokens,
         record_tokens=batch.seq_len,
-        checkpointing=config.model.activation_checkpointing,
+        checkpointing=config.model.recomputes,
         eager=config.model.attention == "eager",
         offload_optimizer=engine.offload_optimizer,
         offload_params=engine.offload_params,

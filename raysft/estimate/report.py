@@ -6,6 +6,7 @@ from typing import Any
 
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.choose import choose
 from raysft.estimate.devices import DATASHEET
 from raysft.estimate.memory import GIB, Layout, activations, layout_of, memory_bytes
 from raysft.estimate.shape import Dims, dims_of, flops, parameters
@@ -29,7 +30,7 @@ def estimate(
 
     Raises UserError: an unknown device or model.
     """
-    dims, layout = dims_of(config), layout_of(config)
+    dims = dims_of(config)
     sheet = None
     if device is not None:
         sheet = DATASHEET.get(device.lower())
@@ -38,6 +39,10 @@ def estimate(
     memory = memory_gib or (sheet.memory_gib if sheet else None)
     if memory is None and not config.on_gpu:
         memory = machine_gib() / config.scaling.most
+    why = None
+    if config.left_open:
+        config, why = choose(config, dims, memory)
+    layout = layout_of(config)
     peak = peak_tflops or (sheet.tflops if sheet else None)
     link = link_gbs or (sheet.link_gbs if sheet else None)
     sequences = config.batch.global_batch_size
@@ -47,6 +52,7 @@ def estimate(
         "flops_per_token": {length: flops(dims, 1, length, 1) for length in lengths(config, dims)},
         "memory_gib": memory_table(layout, dims),
         "chosen": name_of(layout),
+        "auto": why,
         "activations_gib": {
             kind: activations(replace(layout, eager=kind == "eager"), dims) / GIB
             for kind in ("sdpa", "eager")

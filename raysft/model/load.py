@@ -126,7 +126,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
-    partitioned = config.engine.zero_stage == 3
+    partitioned = config.engine.stage == 3
     alive = HfDeepSpeedConfig(deepspeed_config) if partitioned else None
     torch.manual_seed(config.run.seed)
     attention: str = config.model.attention
@@ -149,7 +149,7 @@ def load_model(
     fuse_gelu(model)
     widen_linears(model)
     model.generation_config.eos_token_id = hf_config.eos_token_id
-    if config.model.activation_checkpointing:
+    if config.model.recomputes:
         # Re-entrant, because ZeRO-3 frees parameters between forward and recomputation, which the
         # other kind takes for a change of the recomputed tensors.
         model.gradient_checkpointing_enable({"use_reentrant": True})

@@ -38,6 +38,13 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What the keys that say "auto" came to, as an equation."""
+
+    message: str
+
+
+@dataclass(frozen=True)
 class Data:
     """The audit of the data: see data.audit."""
 
@@ -175,13 +182,15 @@ class End:
 
 
 Event = (
-    Status | Mistake | Warning | Plan | Data | Placed | Workers | Started | FirstStep | Metrics
-    | Checkpoint | Restart | Recovered | Profile | Sample | Case | Search | Trial | Check | End
+    Status | Mistake | Warning | Plan | Chosen | Data | Placed | Workers | Started | FirstStep
+    | Metrics | Checkpoint | Restart | Recovered | Profile | Sample | Case | Search | Trial | Check
+    | End
 )  # fmt: skip
 Emit = Callable[[Event], None]
 
 KINDS: dict[str, type[Any]] = {
-    "status": Status, "mistake": Mistake, "warning": Warning, "plan": Plan, "data": Data,
+    "status": Status, "mistake": Mistake, "warning": Warning, "plan": Plan, "chosen": Chosen,
+    "data": Data,
     "placed": Placed, "workers": Workers, "started": Started, "first_step": FirstStep,
     "metrics": Metrics, "checkpoint": Checkpoint, "restart": Restart, "recovered": Recovered,
     "profile": Profile, "sample": Sample, "case": Case, "search": Search, "trial": Trial,

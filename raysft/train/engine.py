@@ -15,6 +15,9 @@ from torch import nn
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.memory import GIB, layout_of
+from raysft.estimate.report import advice
+from raysft.estimate.shape import dims_of_family
 from raysft.model.cpu_bf16 import choose as choose_products
 from raysft.model.load import load_model
 from raysft.runs import events, provenance
@@ -56,7 +59,17 @@ def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) ->
             observed=provenance.observed(),
         )
     )
+    if config.on_gpu:
+        for line in what_fits(config, hf_config, engine.device):
+            emit(events.Warning(line))
     return engine
+
+
+def what_fits(config: Config, hf_config: Any, device: torch.device) -> list[str]:
+    """What estimate says of this device: that less would do, or that it may not be enough."""
+    dims = dims_of_family(hf_config.to_dict())
+    total_gib = torch.cuda.get_device_properties(device).total_memory / GIB
+    return advice(layout_of(config), dims, config, total_gib) if dims else []
 
 
 def let_ninja_be_found() -> None:
@@ -105,7 +118,7 @@ def make_engine(config: Config, model: nn.Module) -> tuple[Any, str]:
     """The engine and the name of the optimizer kernel in it, with the reason where it fell back."""
     import deepspeed
 
-    if config.engine.zero_stage == 3:
+    if config.engine.stage == 3:
         gather_by_block(model)
     if config.model.compile:
         compile_blocks(model)

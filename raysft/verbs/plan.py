@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 def batch_equation(config: "Config") -> str:
     batch, scaling = config.batch, config.scaling
     if batch.packing:
-        share = f"packs of at most {batch.pack_tokens:,} tokens on {scaling.words}"
+        share = f"packs of {pack_words(config)} on {scaling.words}"
     else:
         share = ", or ".join(
             f"{workers} workers x {batch.micro_batch_size} micro-batch x "
@@ -17,6 +17,13 @@ def batch_equation(config: "Config") -> str:
             for workers in sorted({scaling.fewest, scaling.most})
         )
     return f"{batch.global_batch_size} records = {share}"
+
+
+def pack_words(config: "Config") -> str:
+    batch = config.batch
+    if batch.tokens_per_micro_batch == "auto":
+        return "as many tokens as fit (auto)"
+    return f"at most {batch.pack_tokens:,} tokens"
 
 
 def model_equation(config: "Config") -> tuple[str, str]:
@@ -56,5 +63,8 @@ def engine_words(config: "Config") -> str:
     words = [f"ZeRO stage {engine.zero_stage}", engine.precision]
     words += ["optimizer offloaded"] if engine.offload_optimizer else []
     words += ["parameters offloaded"] if engine.offload_params else []
-    words += ["activation checkpointing"] if config.model.activation_checkpointing else []
+    recomputes = config.model.activation_checkpointing
+    words += ["activation checkpointing" + (" auto" if recomputes == "auto" else "")] * bool(
+        recomputes
+    )
     return ", ".join(words)

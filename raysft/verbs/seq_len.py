@@ -1,6 +1,7 @@
 """`raysft bench seq-len`: what the sequence length costs."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from raysft.runs import rundir
 from raysft.runs.events import Emit
 from raysft.studies.seq_len.report import STUDY
 from raysft.verbs import plan
+from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ def equations(config: "Config") -> list[tuple[str, str]]:
 
 
 def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.config.load import validate, with_overrides
     from raysft.studies.seq_len.cases import longest
     from raysft.studies.seq_len.run import Inputs, run
     from raysft.verbs.inputs import beside_ray, read_inputs, read_model
@@ -44,7 +47,11 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         records = inputs.prepared.train
         return Inputs(config, inputs.hf_config, inputs.template.tokenizer, records, run_dir)
 
-    return run(beside_ray(config, emit, read), emit)
+    inputs = beside_ray(config, emit, read)
+    chosen = settled(longest(config), inputs.hf_config, run_dir, emit)
+    settings = {"batch.seq_len": config.batch.seq_len}
+    config = validate(with_overrides(chosen.model_dump(mode="json"), settings), "bench")
+    return run(replace(inputs, config=config), emit)
 
 
 def has_left(run_dir: Path) -> bool:

@@ -14,6 +14,7 @@ from raysft.runs.metrics import duration
 from raysft.train.checkpoint import repair
 from raysft.verbs import plan
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
+from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def run(
     from raysft.runtime.fit import fit
     from raysft.train.objectives.sft import SFT
 
+    config = settled(config, hf_config, run_dir, emit)
     emit(events.Status("starting workers"))
     observed: dict[str, Any] = {}
     last: dict[str, Any] = {}

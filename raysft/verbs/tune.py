@@ -13,6 +13,7 @@ from raysft.runs.events import Emit
 from raysft.studies.tune.report import STUDY
 from raysft.verbs import plan
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
+from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.studies.tune import search
     from raysft.studies.tune.trial import SearchInputs, replay
 
+    config = settled(config, inputs.hf_config, run_dir, emit)
     data = inputs.prepared
     if not len(data.heldout):
         raise UserError(

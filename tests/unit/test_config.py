@@ -53,7 +53,7 @@ def test_unknown_section_is_named_with_the_nearest_known_one() -> None:
 def test_wrong_types_and_values_say_key_and_value() -> None:
     message = error_of("optim.lr=fast", "engine.zero_stage=4", "scaling.cpus_per_worker=0")
     assert "optim.lr: input should be a valid number, but it is 'fast'" in message
-    assert "engine.zero_stage: input should be 0, 1, 2 or 3, but it is 4" in message
+    assert "engine.zero_stage: input should be 0, 1, 2, 3 or 'auto', but it is 4" in message
     assert "scaling.cpus_per_worker: input should be greater than or equal to 1" in message
 
 

@@ -97,7 +97,7 @@ def test_types_are_in_the_words_of_toml_and_with_their_limits() -> None:
     assert row("`[batch]`", "seq_len")[1] == "integer, at least 8"
     assert row("`[model]`", "dropout")[1] == "number, 0 to below 1"
     assert row("`[optim]`", "betas")[1] == "list of 2 numbers, each 0 to 1"
-    assert row("`[engine]`", "zero_stage")[1] == "one of `0`, `1`, `2`, `3`"
+    assert row("`[engine]`", "zero_stage")[1] == 'one of `0`, `1`, `2`, `3`, `"auto"`'
     assert row("`[log]`", "tensorboard")[1] == "true/false"
     two = "integer, at least 1, or list of 2 integers, each at least 1"
     assert row("`[scaling]`", "workers")[1] == two

@@ -55,7 +55,7 @@ def longest(config: Config) -> Config:
             "out, or give the model more positions"
         )
     room = config.batch.tokens_per_micro_batch
-    if config.batch.packing and room and most > room:
+    if config.batch.packing and room and room != "auto" and most > room:
         raise UserError(
             f"bench.seq_lens: {most} is past batch.tokens_per_micro_batch {room}: raise it, or set "
             "it to none and batch.micro_batch_size in its place"
@@ -71,6 +71,7 @@ def case_config(config: Config, case: Case) -> Config:
     that is not set batch.micro_batch_size of them.
     """
     room = config.batch.tokens_per_micro_batch
+    assert room != "auto"
     overrides = {
         "batch.seq_len": case.seq_len,
         "batch.global_batch_size": case.sequences,

@@ -1,0 +1,49 @@
+"""Keys that say "auto": chosen when the device is known, told, and kept in run.json."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysft.errors import UserError
+from raysft.runs import events, rundir
+from raysft.runs.events import Emit
+from raysft.verbs.resume import flat
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+
+CHOSEN = "chosen"  # of run.json: key of the config to what "auto" came to
+
+
+def settled(config: "Config", hf_config: Any, run_dir: Path, emit: Emit) -> "Config":
+    """The config without an "auto". Ray must be there. Writes it to run.json."""
+    if not config.left_open:
+        return config
+    from raysft.estimate.choose import choose
+    from raysft.estimate.shape import dims_of_family
+    from raysft.runtime.device import device_there
+
+    device = device_there(config)
+    chosen, why = choose(config, dims_of_family(hf_config.to_dict()), device.memory_gib)
+    emit(events.Chosen(f"{why} ({device.name})"))
+    file = run_dir / rundir.RUN
+    values = flat(chosen.model_dump(mode="json"))
+    spec = rundir.read_json(file) | {"config": chosen.model_dump(mode="json")}
+    rundir.write_json(file, spec | {CHOSEN: {key: values[key] for key in config.left_open}})
+    return chosen
+
+
+def chosen_before(run_dir: Path) -> dict[str, Any]:
+    """What "auto" came to in the run of this folder; nothing where there is none."""
+    try:
+        chosen: dict[str, Any] = rundir.read_json(run_dir / rundir.RUN).get(CHOSEN, {})
+    except UserError:  # told by whoever needs the run
+        return {}
+    return chosen
+
+
+def as_chosen(config: "Config", chosen: dict[str, Any]) -> "Config":
+    """A run that goes on takes for "auto" what it took before, whatever the device is now."""
+    from raysft.config.load import validate, with_overrides
+
+    kept = {key: chosen[key] for key in config.left_open if key in chosen}
+    return validate(with_overrides(config.model_dump(mode="json"), kept), "auto")
