@@ -43,9 +43,7 @@ def examine(config: Config, emit: Emit, *, prove: bool) -> dict[str, Any]:
 def checks(config: Config, emit: Emit, *, prove: bool) -> Iterator[Check]:
     storage = storage_of(config)
     everyone = members(config)
-    named = [config.model.path, config.model.tokenizer]
-    hub_ids = list(dict.fromkeys(name for name in named if name not in (None, DEMO)))
-    question = ("facts", str(storage or "/"), hub_ids)
+    question = ("facts", str(storage or "/"), hub_ids(config))
     facts = answers({m.address: m.ask(*question) for m in everyone})
     yield from check_answers(everyone, facts)
     there = [m for m in everyone if isinstance(facts.get(m.address), dict)]
@@ -62,6 +60,14 @@ def checks(config: Config, emit: Emit, *, prove: bool) -> Iterator[Check]:
         ray.kill(member.actor)  # the proof needs its GPU
     if prove:
         yield from proof(config, storage, len(there), emit)
+
+
+def hub_ids(config: Config) -> list[str]:
+    """What a run would look for on the hub: no model, where it is made from a shape."""
+    model = config.model
+    from_shape = model.init == "scratch" and model.shape is not None
+    named = [None if from_shape else model.path, model.tokenizer_path]
+    return list(dict.fromkeys(name for name in named if name not in (None, "", DEMO)))
 
 
 def storage_of(config: Config) -> Path | None:

@@ -57,12 +57,10 @@ def traffic_bytes(layout: Layout, dims: Dims, micro_batches: int) -> dict[str, f
 
 
 def computed_flops(layout: Layout, dims: Dims, tokens: float) -> float:
-    """FLOPs of one worker, with those done twice to save memory: the logits, for the loss, and with
-    activation checkpointing the forward pass of the layers, a third of forward and backward."""
+    """FLOPs of one worker. With activation checkpointing the forward pass of the layers is done
+    twice, a third of forward and backward. Logits are not: see head_nll."""
     parts = flops(dims, tokens, tokens * layout.record_tokens, tokens)
-    again = parts["head"] / 3
-    if layout.checkpointing:
-        again += (parts["linear"] + parts["attention"]) / 3
+    again = (parts["linear"] + parts["attention"]) / 3 if layout.checkpointing else 0.0
     return sum(parts.values()) + again
 
 

@@ -36,8 +36,8 @@ def answer(
             input_ids[row, longest - len(ids) :] = torch.tensor(ids)
             attention_mask[row, longest - len(ids) :] = 1
         output = model.generate(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
+            input_ids=input_ids.to(model.device),
+            attention_mask=attention_mask.to(model.device),
             max_new_tokens=max(1, min(max_new_tokens, positions - longest)),
             do_sample=False,
             eos_token_id=ends,
@@ -48,10 +48,12 @@ def answer(
 
 
 def load(path: str) -> tuple[Any, Template]:
-    """Model and template of a folder or hub id. Raises UserError when they do not load.
+    """Model and template of a folder or hub id, on a GPU where this process sees one. Raises
+    UserError when they do not load.
 
     The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
     """
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -61,4 +63,6 @@ def load(path: str) -> tuple[Any, Template]:
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     template = install_template(tokenizer, "auto")
     model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
+    if torch.cuda.is_available():
+        model = model.to("cuda")
     return model.eval(), template

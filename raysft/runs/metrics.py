@@ -37,5 +37,6 @@ METRICS = (
     Metric("clipped_steps", "steps clipped since the last line", "steps"),
     Metric("skipped_steps", "updates skipped because fp16 overflowed", "steps"),
     Metric("spikes_skipped", "updates skipped because their gradient was a spike", "steps"),
+    Metric("reserved_memory_gib", "of a GPU, with what PyTorch kept in reserve", "GiB"),
     Metric("step_time_s", "median since the last line", "s"),
 )

@@ -107,6 +107,8 @@ def start_ray(config: Config) -> None:
             "include_dashboard": False,
             "num_cpus": int(local_resources(config)["CPU"]),
         }
+        if config.on_gpu:  # as torch counts them: Ray would ask NVML, which may not be there
+            options["num_gpus"] = int(local_resources(config)["GPU"])
         sys.stdout = cast(TextIO, WithoutNoise(sys.stdout))
         sys.stderr = cast(TextIO, WithoutNoise(sys.stderr))
     ray.init(**options)

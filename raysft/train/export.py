@@ -21,8 +21,8 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     weights = gather_weights(engine)
     engine.eval()
     with torch.no_grad():
-        probe = probe[:PROBE_TOKENS].unsqueeze(0)
-        logits = engine(input_ids=probe.to(engine.device), use_cache=False).logits.float().cpu()
+        probe = probe[:PROBE_TOKENS].unsqueeze(0).to(engine.device)
+        logits = engine(input_ids=probe, use_cache=False).logits.float()
     engine.train()
     if weights is None:
         return None
@@ -54,6 +54,14 @@ def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
     return weights | buffers if first else None
 
 
+def has_room(device: torch.device, needed_bytes: int) -> bool:
+    """Whether so much more fits a GPU. A CPU is not asked: the weights are there already."""
+    if device.type != "cuda":
+        return True
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0] > needed_bytes
+
+
 def compare_logits(
     folder: Path, probe: torch.Tensor, logits: torch.Tensor, dtype: torch.dtype, expected: int
 ) -> float:
@@ -61,6 +69,10 @@ def compare_logits(
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     found = sum(parameter.numel() for parameter in model.parameters())
+    if has_room(probe.device, 2 * expected * dtype.itemsize):
+        model.to(probe.device)
+    else:
+        probe, logits = probe.cpu(), logits.cpu()
     if found < expected:
         raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
     with torch.no_grad():

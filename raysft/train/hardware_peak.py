@@ -13,19 +13,25 @@ SECONDS = 0.3  # of each test
 MIB = 2**20
 
 
-def measure_peak(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
+def measure_peak(device: torch.device, dtype: torch.dtype) -> dict[str, float] | None:
     """FLOPs and copied bytes a second of all ranks together, each measured at the same time.
 
     Products of square matrices in the type that training multiplies in, and copies of a tensor that
     no cache holds, of which a byte read and a byte written count as two. The best of all tries: it
-    is a bound. Every rank must call it.
+    is a bound. Every rank must call it. None where a device has no memory left for it.
     """
     size = 8192 if device.type == "cuda" else 2048
+    numbers = (1024 if device.type == "cuda" else 128) * MIB
+    room = torch.ones((), device=device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        room = room * (torch.cuda.mem_get_info(device)[0] > 4 * numbers)
+    dist.all_reduce(room, op=dist.ReduceOp.MIN)
+    if not room:
+        return None
     a, b = (widen(torch.randn(size, size, device=device, dtype=dtype)) for _ in range(2))
-    source = torch.ones((1024 if device.type == "cuda" else 128) * MIB, dtype=torch.uint8)
-    source = source.to(device)
+    source = torch.ones(numbers, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    dist.barrier()
     product_s = best_seconds(lambda: a @ b, device)
     dist.barrier()
     copy_s = best_seconds(lambda: target.copy_(source), device)

@@ -44,6 +44,13 @@ def peak_memory_gib(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB  # Linux counts KiB
 
 
+def reserved_memory_gib(device: torch.device) -> float:
+    """CUDA: with what PyTorch's allocator kept for later. A CPU's resident set is all of it."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device) / GIB
+    return peak_memory_gib(device)
+
+
 def held_memory_gib(device: torch.device) -> float:
     """What is held now, of the same kind as the peak."""
     if device.type == "cuda":

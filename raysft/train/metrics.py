@@ -11,7 +11,7 @@ import torch.distributed as dist
 from raysft.data.loader import StepData
 from raysft.errors import NotFinite
 from raysft.train.clock import Lap, percentile, rates
-from raysft.train.memory import peak_memory_gib
+from raysft.train.memory import peak_memory_gib, reserved_memory_gib
 from raysft.train.step import StepResult
 
 
@@ -79,7 +79,7 @@ class Window:
         """One line of metrics over all ranks; every rank must call it. Raises NotFinite."""
         losses = torch.stack([r.loss_sum for r in self.results]).double()
         dist.all_reduce(losses)
-        memory = torch.tensor([peak_memory_gib(device)], device=device)
+        memory = torch.tensor([peak_memory_gib(device), reserved_memory_gib(device)], device=device)
         dist.all_reduce(memory, op=dist.ReduceOp.MAX)
         norms = [float(r.grad_norm) for r in self.results]
         applied = [r.applied for r in self.results]
@@ -102,5 +102,6 @@ class Window:
             "spikes_skipped": spikes,
             **rates([lap for lap in self.laps if lap.applied]),
             "step_time_s": percentile([lap.seconds for lap in self.laps], 50),
-            "peak_memory_gib": memory.item(),
+            "peak_memory_gib": memory[0].item(),
+            **({"reserved_memory_gib": memory[1].item()} if device.type == "cuda" else {}),
         }

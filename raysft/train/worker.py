@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import torch
 import torch.distributed as dist
 
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
 from raysft.errors import NotFinite
+from raysft.estimate.devices import device_of
 from raysft.estimate.shape import dims_of_family
 from raysft.model.load import DTYPES
 from raysft.runs import events, rundir
@@ -118,11 +120,10 @@ def train_worker(
         clock.start()
 
     totals = progress.totals() | clock.summary() | saver.summary()
-    totals |= utilisation(config, engine, clock)
     if job.exports:
         folder = job.run_dir / rundir.MODEL
         totals["export_logit_difference"] = export(engine, job.tokenizer, folder, reads.probe)
-    return totals
+    return totals | utilisation(config, engine, clock)
 
 
 def watch_norm(
@@ -137,11 +138,20 @@ def watch_norm(
 
 
 def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]:
-    """The device's peak, and the share of it that the model's FLOPs are: null if unknown."""
+    """The device's peak, and the share of it that the model's FLOPs are: null if unknown.
+
+    Of what was measured, and of what the datasheet of its GPU promises in bf16 or fp16.
+    """
     peak = measure_peak(engine.device, DTYPES[config.engine.precision])
     dims = dims_of_family(engine.module.config.to_dict())
     done = clock.flops_per_second(dims) if dims else None
-    return {"peak": peak, "mfu": done / peak["flops_per_second"] if done else None}
+    sheet = device_of(torch.cuda.get_device_name(engine.device)) if config.on_gpu else None
+    promised = sheet.tflops * 1e12 * dist.get_world_size() if sheet else None
+    return {
+        "peak": peak,
+        "mfu": done / peak["flops_per_second"] if done and peak else None,
+        "mfu_datasheet": done / promised if done and promised else None,
+    }
 
 
 def evaluate_into(

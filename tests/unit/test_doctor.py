@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from raysft.config.load import load_config
+from raysft.doctor.examine import hub_ids
 from raysft.doctor.machines import (
     GIB,
     check_answers,
@@ -86,3 +87,17 @@ def test_where_a_model_is(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_interface_of_an_address() -> None:
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("192.0.2.77") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "asked"),
+    [
+        ([], ["openai-community/gpt2-large"]),
+        (["model.tokenizer=mine"], ["openai-community/gpt2-large", "mine"]),
+        (["model.init=scratch"], ["openai-community/gpt2-large"]),  # for its tokenizer
+        (["model.init=scratch", "model.tokenizer=mine"], ["mine"]),
+        (["model.init=scratch", "model.shape=none"], ["openai-community/gpt2-large"]),
+    ],
+)
+def test_the_hub_is_asked_for_what_a_run_would_load(settings: list[str], asked: list[str]) -> None:
+    assert hub_ids(load_config("gpt2-large", settings)) == asked

@@ -21,7 +21,7 @@ from raysft.estimate.devices import device_of
 from raysft.estimate.memory import LOGIT_BLOCK_BYTES, Layout, layout_of, memory_bytes, model_states
 from raysft.estimate.report import at, estimate, largest_micro_batch, total_gib
 from raysft.estimate.shape import Dims, dims_of, flops, parameters, tokens_known
-from raysft.estimate.step_time import Hardware, scaling, step_time, traffic_bytes
+from raysft.estimate.step_time import Hardware, computed_flops, scaling, step_time, traffic_bytes
 from raysft.train import head_nll
 
 NAMES = ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl")
@@ -157,6 +157,15 @@ def test_scaling(layout: Layout) -> None:
     alone = step_time(replace(layout, workers=1), LARGE, 64, hardware)
     assert alone.traffic_s == 0.0
     assert alone.overlapped_s == alone.in_turn_s == alone.compute_s
+
+
+def test_only_what_is_computed_twice_counts_twice(layout: Layout) -> None:
+    """The layers with activation checkpointing; the logits never."""
+    parts = flops(LARGE, 1000, 1000 * layout.record_tokens, 1000)
+    once = computed_flops(replace(layout, checkpointing=False), LARGE, 1000)
+    assert once == sum(parts.values())
+    again = computed_flops(replace(layout, checkpointing=True), LARGE, 1000) - once
+    assert again == pytest.approx((parts["linear"] + parts["attention"]) / 3)
 
 
 def test_a_lower_stage_that_fits_is_named() -> None:
