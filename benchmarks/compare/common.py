@@ -23,6 +23,7 @@ class Task:
     records_per_step: int
     steps: int
     learning_rate: float
+    pack_tokens: int  # most tokens of a forward pass, where records are packed
     output: Path  # the trained model goes here
 
 
@@ -32,6 +33,7 @@ def read_task(description: str) -> tuple[Task, argparse.Namespace]:
     parser.add_argument("--packed", action="store_true")
     parser.add_argument("--best", action="store_true")
     parser.add_argument("--fp32", action="store_true")
+    parser.add_argument("--compiled", action="store_true")
     arguments = parser.parse_args()
     raw = json.loads(arguments.task.read_text())
     paths = {key: Path(raw[key]) for key in ("model", "data", "output")}
@@ -70,13 +72,14 @@ def heldout_loss(folder: Path, task: Task) -> float:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(task.model)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
     nll, count = 0.0, 0
     for record in split(task.data, 0)[1]:
         ids, prompt = encode(tokenizer, record, task.seq_len)
         labels = torch.tensor([[-100] * prompt + ids[prompt:]])
         with torch.no_grad():
-            loss = model(torch.tensor([ids]), labels=labels).loss
+            loss = model(torch.tensor([ids]).to(device), labels=labels.to(device)).loss
         nll += loss.item() * (len(ids) - prompt)
         count += len(ids) - prompt
     return nll / count
@@ -113,7 +116,14 @@ def step_clock() -> Any:
 
 
 def report(step_times_s: list[float], step_tokens: list[int]) -> None:
-    """The last line of a contender's output. step_tokens: of each step, without padding."""
+    """The last line of a contender's output. step_tokens: of each step, without padding.
+
+    Memory is that of the GPU where there is one.
+    """
+    import torch
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated() / 2**30
     result = {"step_times_s": step_times_s, "step_tokens": step_tokens, "peak_memory_gib": peak}
     print(json.dumps(result))

@@ -1,12 +1,15 @@
-"""Hugging Face Trainer with DeepSpeed ZeRO-3 on one CPU process, padded to the longest."""
+"""Hugging Face Trainer with DeepSpeed ZeRO-3 in one process, padded to the longest."""
 
 import os
 
-os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+import torch
+
+os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29581"}
+if not torch.cuda.is_available():
+    os.environ["DS_ACCELERATOR"] = "cpu"
 
 import deepspeed
-import torch
 from common import encode, read_task, report, split, step_clock
 from transformers import (
     AutoModelForCausalLM,
@@ -44,7 +47,7 @@ def main() -> None:
 
     arguments = TrainingArguments(
         output_dir=str(task.output),
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         bf16=True,
         per_device_train_batch_size=task.records_per_step,
         num_train_epochs=1,

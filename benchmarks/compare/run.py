@@ -32,6 +32,7 @@ SHAPES = {  # n_layer, n_embd, n_head
 SCRIPTS = {
     "bare": ["bare.py"],
     "bare-fp32": ["bare.py", "--fp32"],
+    "bare-compiled": ["bare.py", "--compiled"],
     "trl": ["trl_sft.py"],
     "trl-packed": ["trl_sft.py", "--packed"],
     "trl-best": ["trl_sft.py", "--best"],
@@ -44,6 +45,12 @@ RAYSFT = {
     "raysft-padded": ["engine.zero_stage=3", "scaling.workers=1", "scaling.cpus_per_worker=2",
                       "batch.packing=false"],
 }  # fmt: skip
+
+
+def on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
 
 
 def make_model(folder: Path, tokenizer_path: Path, shape: str) -> None:
@@ -61,6 +68,13 @@ def make_model(folder: Path, tokenizer_path: Path, shape: str) -> None:
     )  # fmt: skip
     GPT2LMHeadModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+# On one GPU; what is there of it is all raysft's.
+ON_GPU = ["scaling.workers=1", "scaling.gpus_per_worker=1", "scaling.cpus_per_worker=6"]
+ONLY_ON_GPU = {
+    "raysft-zero1-compiled": ["engine.zero_stage=1", "model.compile=true"],
+}
 
 
 def raysft_command(task: Task, folder: Path, overrides: list[str]) -> list[str]:
@@ -83,7 +97,7 @@ def raysft_command(task: Task, folder: Path, overrides: list[str]) -> list[str]:
         "run.samples=0",
         f"batch.seq_len={task.seq_len}",
         f"batch.global_batch_size={task.records_per_step}",
-        f"batch.tokens_per_micro_batch={task.seq_len}",
+        f"batch.tokens_per_micro_batch={task.pack_tokens}",
         f"batch.micro_batch_size={task.records_per_step}",
         f"optim.lr={task.learning_rate}",
         "optim.weight_decay=0",
@@ -104,7 +118,10 @@ def raysft_command(task: Task, folder: Path, overrides: list[str]) -> list[str]:
 def run_watched(command: list[str], log: Path) -> tuple[str, float, float]:
     """Standard output, seconds, and the largest memory of the process tree in GiB."""
     started, peak = time.monotonic(), 0
-    environment = os.environ | {"OMP_NUM_THREADS": "2", "TOKENIZERS_PARALLELISM": "false"}
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(min(8, os.cpu_count() or 1)),
+        "TOKENIZERS_PARALLELISM": "false",
+    }
     with log.open("w") as errors:
         process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment, cwd=HERE
@@ -122,8 +139,9 @@ def run_watched(command: list[str], log: Path) -> tuple[str, float, float]:
 
 def run_one(name: str, task: Task, folder: Path, peers: str) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    if name in RAYSFT:
-        command = raysft_command(task, folder, RAYSFT[name])
+    if name in RAYSFT | ONLY_ON_GPU:
+        overrides = (RAYSFT | ONLY_ON_GPU)[name]
+        command = raysft_command(task, folder, [*overrides, *(ON_GPU if on_gpu() else [])])
         output, seconds, tree_gib = run_watched(command, folder / "log.txt")
         summary = json.loads(output.splitlines()[-1])
         lines = (folder / "run/metrics.jsonl").read_text().splitlines()
@@ -139,7 +157,7 @@ def run_one(name: str, task: Task, folder: Path, peers: str) -> dict[str, Any]:
         raw = vars(task) | {"output": model_dir}
         (folder / "task.json").write_text(json.dumps(raw, default=str))
         script, *options = SCRIPTS[name]
-        python = sys.executable if name == "bare" else peers
+        python = sys.executable if name.startswith("bare") else peers
         command = [python, str(HERE / script), str(folder / "task.json"), *options]
         output, seconds, tree_gib = run_watched(command, folder / "log.txt")
         result = json.loads(output.splitlines()[-1])
@@ -209,6 +227,7 @@ def main() -> None:
     parser.add_argument("--records-per-step", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pack-tokens", type=int, help="default: --seq-len")
     parser.add_argument("--peers", default=sys.executable)
     arguments = parser.parse_args()
     out = arguments.out.resolve()
@@ -217,7 +236,7 @@ def main() -> None:
     task = Task(
         model=out / "start", data=arguments.data.resolve(), seq_len=arguments.seq_len,
         records_per_step=arguments.records_per_step, steps=arguments.steps, learning_rate=3e-4,
-        output=out,
+        pack_tokens=arguments.pack_tokens or arguments.seq_len, output=out,
     )  # fmt: skip
     import torch
     import transformers

@@ -1,7 +1,9 @@
-"""TRL's SFTTrainer on a CPU: as it comes, with --packed packing, with --best bf16 weights too."""
+"""TRL's SFTTrainer: as it comes, with --packed packing, with --best bf16 weights too."""
 
+from importlib.util import find_spec
 from itertools import pairwise
 
+import torch
 from common import prompt_of, read_task, report, split, step_clock
 from datasets import Dataset
 from transformers import AutoTokenizer
@@ -13,12 +15,17 @@ def main() -> None:
     train, _ = split(task.data, task.records_per_step * task.steps)
     rows = [{"prompt": prompt_of(r), "completion": r["response"]} for r in train]
     packed = arguments.packed or arguments.best
+    options = {"dtype": "bfloat16"} if arguments.best else {}
+    if find_spec("flash_attn"):
+        options["attn_implementation"] = "flash_attention_2"
     config = SFTConfig(
         output_dir=str(task.output),
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         bf16=True,
         max_length=task.seq_len,
-        per_device_train_batch_size=1 if packed else task.records_per_step,
+        per_device_train_batch_size=task.pack_tokens // task.seq_len
+        if packed
+        else task.records_per_step,
         packing=packed,
         num_train_epochs=1,
         learning_rate=task.learning_rate,
@@ -26,7 +33,7 @@ def main() -> None:
         save_strategy="no",
         logging_steps=1,
         report_to="none",
-        model_init_kwargs={"dtype": "bfloat16"} if arguments.best else None,
+        model_init_kwargs=options or None,
     )
     tokenizer = AutoTokenizer.from_pretrained(task.model)
     tokenizer.pad_token = tokenizer.eos_token
