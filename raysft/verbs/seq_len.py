@@ -34,7 +34,6 @@ def equations(config: "Config") -> list[tuple[str, str]]:
 
 
 def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
-    from raysft.config.load import validate, with_overrides
     from raysft.studies.seq_len.cases import longest
     from raysft.studies.seq_len.run import Inputs, run
     from raysft.verbs.inputs import beside_ray, read_inputs, read_model
@@ -49,9 +48,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
 
     inputs = beside_ray(config, emit, read)
     chosen = settled(longest(config), inputs.hf_config, run_dir, emit)
-    settings = {"batch.seq_len": config.batch.seq_len}
-    config = validate(with_overrides(chosen.model_dump(mode="json"), settings), "bench")
-    return run(replace(inputs, config=config), emit)
+    return run(replace(inputs, config=chosen), emit)
 
 
 def has_left(run_dir: Path) -> bool:
