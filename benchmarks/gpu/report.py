@@ -115,7 +115,8 @@ def peers(line: Line) -> str:
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "step": ("stage", "recomputes", "tokens", "leaf", "compile", "profile", "step_s",
-             "tokens_per_second", "tflops", "mfu_datasheet", "peak_memory_gib", "failed"),
+             "tokens_per_second", "tflops", "mfu_datasheet", "peak_memory_gib", "waits",
+             "waits_of_twice_as_many", "failed"),
     "linear": ("shape", "tflops", "ms", "host_ms"),
     "copy": ("gbs", "ms"),
     "first call with cuDNN": ("length", "ms"),

@@ -12,6 +12,7 @@ import os
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     sheet = device_of(torch.cuda.get_device_name()) if CUDA else None
     if case.get("profile"):
         write_kernels(step, Path(sys.argv[1]).with_name(case["profile"]))
+    pinned = [batch.pinned() for batch in batches] if CUDA else batches
     return {
+        "waits": waits(engine, pinned, supervised) if CUDA else None,
+        "waits_of_twice_as_many": waits(engine, 2 * pinned, 2 * supervised) if CUDA else None,
         "step_s": step_s,
         "tokens_per_second": tokens / step_s,
         "tflops": done / step_s / 1e12,
@@ -125,6 +129,19 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         "loss_first": losses[0],
         "loss_last": losses[-1],
     }
+
+
+def waits(engine: Any, batches: list[Any], count: int) -> int:
+    """How often the host waits for the GPU in a step."""
+    from raysft.train.objectives.sft import SFT
+    from raysft.train.step import train_step
+
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        train_step(engine, SFT, batches, count=count, lr=1e-5, norm_limit=float("inf"))
+    torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in seen)
 
 
 def write_kernels(step: Any, file: Path) -> None:
