@@ -150,11 +150,13 @@ def work_of_a_layer(layout: Layout, dims: Dims) -> float:
 
 def loss(layout: Layout, dims: Dims) -> float:
     """Hidden states at supervised positions and their gradient, and a block of logits: as the head
-    gives them, their logarithms and gradients in fp32, and those rounded to go on."""
+    gives them, their logarithms and gradients in fp32, and those rounded to go on. On a GPU also
+    the sum of the weight's gradient over blocks, in fp32."""
     b, tokens = layout.weight_bytes, layout.micro_batch_tokens
     block = LOGIT_BLOCK_BYTES["cuda" if layout.on_gpu else "cpu"]
     in_block = min(tokens, block / (4 * dims.vocabulary))
-    return 2.0 * b * tokens * dims.n_embd + in_block * dims.vocabulary * (4.0 + 2 * b)
+    summed = 4.0 * dims.vocabulary * dims.n_embd if layout.on_gpu and in_block < tokens else 0.0
+    return 2.0 * b * tokens * dims.n_embd + in_block * dims.vocabulary * (4.0 + 2 * b) + summed
 
 
 def raw_gradients(layout: Layout, dims: Dims) -> float:

@@ -16,6 +16,9 @@ WIDENED_ROWS = 8192  # of the head's weight at once, where it is widened
 # A row of logits begins at a multiple of so many numbers. A GPU's products are slow where it does
 # not, and GPT-2 has 50,257 tokens, which is odd.
 ALIGNED = {"cpu": 1, "cuda": 64}
+# The type in which the gradients of several blocks are summed; None is that of the weight, which a
+# CPU's product adds to as it goes. A GPU has the bandwidth for more.
+SUMMED_IN = {"cpu": None, "cuda": torch.float32}
 
 
 class HeadNLL(torch.autograd.Function):
@@ -36,9 +39,11 @@ class HeadNLL(torch.autograd.Function):
         gradient_scale: float = 1.0,
     ) -> Tensor:
         nll = torch.zeros((), device=hidden.device)
-        grads = [torch.zeros_like(t) for t in (hidden, weight)]
+        blocks = list(token_blocks(hidden, weight))
+        summed = SUMMED_IN[hidden.device.type] if len(blocks) > 1 else weight.dtype
+        grads = [torch.zeros_like(hidden), torch.zeros_like(weight, dtype=summed)]
         grads += [] if bias is None else [torch.zeros_like(bias)]
-        for some in token_blocks(hidden, weight):
+        for some in blocks:
             target = targets[some, None]
             logits = head_logits(hidden[some], weight, bias)
             logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
@@ -46,6 +51,7 @@ class HeadNLL(torch.autograd.Function):
             nll -= of_target.sum()
             grad_logits = gradient(logs, target, of_target, gradient_scale, out=logits)
             add_gradients(grad_logits, some, hidden, weight, *grads)
+        grads[1] = grads[1].to(weight.dtype)
         ctx.save_for_backward(*grads)
         ctx.gradient_scale = gradient_scale
         return nll
@@ -81,12 +87,13 @@ def add_gradients(
         grad_bias += grad_logits.sum(0)
     for block, wide in vocabulary_blocks(weight):
         grad = grad_logits[:, block]
-        if wide.dtype == weight.dtype:
-            # Rounded once, with the sum so far.
+        if wide.dtype == grad_hidden.dtype:
             grad_hidden[some].addmm_(grad, wide)
-            grad_weight[block].addmm_(grad.T, rows)
         else:
             grad_hidden[some] += grad @ wide
+        if wide.dtype == grad_weight.dtype:
+            grad_weight[block].addmm_(grad.T, rows)  # rounded once, with the sum so far
+        else:
             grad_weight[block] += grad.T @ rows
 
 

@@ -1,12 +1,15 @@
 """The DeepSpeed configuration is a pure function of ours."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from transformers import GPT2Config, LlamaConfig
 
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.load import load_config
-from raysft.train.engine import make_optimizer
+from raysft.train.engine import make_optimizer, what_fits
 
 
 def deepspeed(*overrides: str) -> dict[str, Any]:
@@ -73,3 +76,22 @@ def test_adam_couples_its_decay() -> None:
     config = load_config("gpt2-tiny-cpu", ["optim.name=adam"])
     optimizer, _ = make_optimizer(config, nn.Linear(2, 2))
     assert type(optimizer) is optim.Adam
+
+
+def test_nothing_of_deepspeeds_waits_for_the_device_to_time_a_step() -> None:
+    assert deepspeed()["timers"] == {"throughput": {"enabled": False}}
+
+
+def test_a_gpu_that_has_room_for_a_lower_stage_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the memory that the device of the worker has, not by its name."""
+    card = SimpleNamespace(total_memory=80 * 2**30)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: card)
+    large = GPT2Config(n_layer=36, n_embd=1280, n_head=20)
+    packs, cuda = "batch.tokens_per_micro_batch=4096", torch.device("cuda")
+    settings = [packs, "model.activation_checkpointing=true", "engine.zero_stage=3"]
+    (line,) = what_fits(load_config("gpt2-large", settings), large, cuda)
+    assert line.startswith("ZeRO-1 A also fits, in ")
+    card.total_memory = 8 * 2**30
+    (line,) = what_fits(load_config("gpt2-large", settings), large, cuda)
+    assert "GiB a worker, and there are 8.0" in line
+    assert what_fits(load_config("gpt2-large", settings), LlamaConfig(), cuda) == []
