@@ -55,26 +55,18 @@ def kind(name: str, shapes: list[Any]) -> str:
 
 
 def engine_and_data(tokenizer: Path, data: Path, stage: int) -> tuple[Any, Any]:
-    import torch
     import torch.distributed as dist
 
-    torch.set_num_threads(2)
     os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
     os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 20_000)
     dist.init_process_group("gloo", rank=0, world_size=1)
-    import deepspeed
-
     from raysft.config.deepspeed import deepspeed_config
     from raysft.config.load import load_config
     from raysft.data.dataset import prepare
     from raysft.data.loader import RankData
-    from raysft.model.cpu_bf16 import choose
     from raysft.model.load import load_model, load_model_config, load_template
     from raysft.train import engine
 
-    engine.skip_inference_op(deepspeed)
-    engine.let_ninja_be_found()
-    deepspeed.init_distributed(dist_backend="gloo")
     settings = [
         "model.init=scratch", "model.path=none", f"model.tokenizer={tokenizer.resolve()}",
         f"data.path={data.resolve()}", "data.template=plain", "data.eval_fraction=0",
@@ -83,7 +75,7 @@ def engine_and_data(tokenizer: Path, data: Path, stage: int) -> tuple[Any, Any]:
         "scaling.gpus_per_worker=0", "scaling.cpus_per_worker=2",
     ]  # fmt: skip
     config = load_config("gpt2", settings)
-    choose("auto")
+    engine.start_deepspeed(config)
     template = load_template(config)
     hf_config = load_model_config(config, template)
     sets = prepare(config, template)
@@ -93,16 +85,13 @@ def engine_and_data(tokenizer: Path, data: Path, stage: int) -> tuple[Any, Any]:
 
 
 def product_rate() -> float:
-    """FLOP/s of [2048, 2048] by itself in bf16, the best of four."""
+    """FLOP/s of [2048, 2048] by itself in bf16."""
     import torch
 
+    from raysft.train.hardware_peak import best_seconds
+
     square = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    out, best = torch.empty_like(square), float("inf")
-    for _ in range(4):
-        started = time.perf_counter()
-        torch.mm(square, square, out=out)
-        best = min(best, time.perf_counter() - started)
-    return float(2 * 2048**3 / best)
+    return 2 * 2048**3 / best_seconds(lambda: square @ square, square.device)
 
 
 def table(step: Callable[[], None]) -> str:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -136,8 +137,7 @@ def train_at(lab: Lab, check: str, *more: str) -> None:
         f"batch.global_batch_size={records}", f"run.max_steps={steps}", "eval.max_records=64",
         "checkpoint.every_steps=0", *more,
     )  # fmt: skip
-    device = [] if lab.tiny else ["--device", "h100"]
-    estimate = lab.raysft("estimate", "gpt2-large", *settings, *device, limit_s=60)
+    estimate = lab.raysft("estimate", "gpt2-large", *settings, *memory(), limit_s=60)
     predicted = next(
         (
             row["total"]
@@ -146,17 +146,32 @@ def train_at(lab: Lab, check: str, *more: str) -> None:
         ),
         None,
     )
-    started, first_s = time.time(), None
-    metrics = lab.runs / check / "metrics.jsonl"
-    summary = lab.raysft("train", "gpt2-large", "--name", check, *settings, limit_s=150)
-    with suppress(OSError):
-        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
-        waits = sum(line.get("step_time_s", 0.0) for line in lines[2:])
-        # The file's last line came at the end of the last step.
-        first_s = metrics.stat().st_mtime - started - waits
-    facts = {"predicted_memory_gib": predicted, "first_step_s": first_s}
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        first = pool.submit(seconds_to_first_step, lab.runs / check / "metrics.jsonl")
+        summary = lab.raysft("train", "gpt2-large", "--name", check, *settings, limit_s=150)
+    facts = {"predicted_memory_gib": predicted, "first_step_s": first.result()}
     lab.keep(check, **summary, **facts, words=estimate.get("auto"))
     shutil.rmtree(lab.runs / check / "model", ignore_errors=True)
+
+
+def memory() -> list[str]:
+    """Of the card that is there, for estimate."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return ["--memory-gib", str(torch.cuda.get_device_properties(0).total_memory / 2**30)]
+
+
+def seconds_to_first_step(metrics: Path, limit_s: float = 150.0) -> float | None:
+    """Until the file has a line beyond that of the untrained model."""
+    started = time.monotonic()
+    while (waited := time.monotonic() - started) < limit_s:
+        with suppress(OSError):
+            if metrics.read_text().count("\n") > 1:
+                return waited
+        time.sleep(0.1)
+    return None
 
 
 def compare(lab: Lab) -> None:

@@ -26,7 +26,7 @@ export RAY_memory_monitor_refresh_ms=0
 # The benchmark looks for the command beside the interpreter.
 _command=$(python3 -c 'import pathlib, sys; print(pathlib.Path(sys.executable).parent / "raysft")')
 if [ ! -e "$_command" ]; then
-    printf '#!%s\nimport sys\nfrom raysft.cli import main\nsys.exit(main())\n' "$(command -v python3)" >"$_command" || return 1
+    printf '#!%s\nimport sys\nfrom raysft.cli.app import main\nsys.exit(main())\n' "$(command -v python3)" >"$_command" || return 1
     chmod +x "$_command"
 fi
 python3 - <<'P' || return 1

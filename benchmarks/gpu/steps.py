@@ -38,9 +38,7 @@ def engine_of(case: dict[str, Any]) -> Any:
     os.environ["MASTER_PORT"] = str(20_000 + os.getpid() % 20_000)
     if not CUDA:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    backend = "nccl" if CUDA else "gloo"
-    dist.init_process_group(backend, rank=0, world_size=1)
-    import deepspeed
+    dist.init_process_group("nccl" if CUDA else "gloo", rank=0, world_size=1)
     from transformers import GPT2Config
 
     from raysft.config.deepspeed import deepspeed_config
@@ -48,9 +46,6 @@ def engine_of(case: dict[str, Any]) -> Any:
     from raysft.model.load import load_model
     from raysft.train import engine
 
-    engine.skip_inference_op(deepspeed)
-    deepspeed.init_distributed(dist_backend=backend)
-    torch.backends.cuda.enable_cudnn_sdp(False)
     if not case.get("leaf", True):
         engine.gather_by_block = lambda _: None
     layers, width, heads = SHAPE
@@ -63,8 +58,10 @@ def engine_of(case: dict[str, Any]) -> Any:
         "batch.seq_len": T, "batch.tokens_per_micro_batch": case["tokens"] * T,
         "batch.global_batch_size": case["tokens"] * MICRO_BATCHES,
         "engine.zero_stage": case["stage"], "scaling.gpus_per_worker": int(CUDA),
+        "scaling.cpus_per_worker": min(8, os.cpu_count() or 1),
     }  # fmt: skip
     config = load_config("gpt2-large", [f"{key}={value}" for key, value in settings.items()])
+    engine.start_deepspeed(config)
     hf_config = GPT2Config(
         n_layer=layers, n_embd=width, n_head=heads, n_positions=T, vocab_size=VOCABULARY,
         attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0, bos_token_id=0, eos_token_id=0,

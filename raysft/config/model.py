@@ -4,14 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from raysft.config.section import (
-    Count,
-    FractionBelowOne,
-    PositiveFloat,
-    Section,
-    Tokens,
-    Unit,
-)
+from raysft.config.section import Count, FractionBelowOne, PositiveFloat, Section, Tokens, Unit
 
 
 class Shape(Section):

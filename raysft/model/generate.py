@@ -65,4 +65,5 @@ def load(path: str) -> tuple[Any, Template]:
     model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
     if torch.cuda.is_available():
         model = model.to("cuda")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # a plan for every length: see train.engine
     return model.eval(), template

@@ -27,22 +27,8 @@ from raysft.train.memory import held_memory_gib, memory_kind
 
 def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) -> Any:
     """Model and DeepSpeed engine on this worker's device. num_tokens: the tokenizer's."""
-    import deepspeed
-
-    torch.set_num_threads(config.scaling.cpus_per_worker)
-    # Ray has made the process group; DeepSpeed adopts it and reads the local rank from here.
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
-    let_ninja_be_found()
-    skip_inference_op(deepspeed)
-    skip_compiled_muon()
-    check_precision(config.engine.precision)
-    deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
-    # It would make a plan for every new length, half a second each, where PyTorch prefers it.
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    products = None  # how bf16 is multiplied, where there is a choice
-    if not config.on_gpu:
-        chosen = choose_products(config.engine.cpu_products)
-        products = chosen if config.engine.precision == "bf16" else None
+    products = start_deepspeed(config)
     held = {"process": held_memory_gib(ray.train.torch.get_device())}
     model = load_model(config, hf_config, deepspeed_config(config), num_tokens)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
@@ -63,6 +49,28 @@ def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) ->
         for line in what_fits(config, hf_config, engine.device):
             emit(events.Warning(line))
     return engine
+
+
+def start_deepspeed(config: Config) -> str | None:
+    """Make this process ready for an engine; its process group and LOCAL_RANK are there, and
+    DeepSpeed adopts them. Returns how bf16 is multiplied, where there is a choice.
+
+    Raises UserError where this device cannot compute in the precision.
+    """
+    import deepspeed
+
+    torch.set_num_threads(config.scaling.cpus_per_worker)
+    let_ninja_be_found()
+    skip_inference_op(deepspeed)
+    skip_compiled_muon()
+    check_precision(config.engine.precision)
+    deepspeed.init_distributed(dist_backend="nccl" if config.on_gpu else "gloo")
+    # It would make a plan for every new length, half a second each, where PyTorch prefers it.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    if config.on_gpu:
+        return None
+    products = choose_products(config.engine.cpu_products)
+    return products if config.engine.precision == "bf16" else None
 
 
 def what_fits(config: Config, hf_config: Any, device: torch.device) -> list[str]:

@@ -69,12 +69,12 @@ def compare_logits(
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     found = sum(parameter.numel() for parameter in model.parameters())
+    if found < expected:
+        raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
     if has_room(probe.device, 2 * expected * dtype.itemsize):
         model.to(probe.device)
     else:
         probe, logits = probe.cpu(), logits.cpu()
-    if found < expected:
-        raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
     with torch.no_grad():
         again = model(input_ids=probe, use_cache=False).logits.float()
     return float((again - logits).abs().max())

@@ -21,16 +21,16 @@ def measure_peak(device: torch.device, dtype: torch.dtype) -> dict[str, float] |
     is a bound. Every rank must call it. None where a device has no memory left for it.
     """
     size = 8192 if device.type == "cuda" else 2048
-    numbers = (1024 if device.type == "cuda" else 128) * MIB
+    copied_bytes = (1024 if device.type == "cuda" else 128) * MIB
     room = torch.ones((), device=device)
     if device.type == "cuda":
         torch.cuda.empty_cache()
-        room = room * (torch.cuda.mem_get_info(device)[0] > 4 * numbers)
+        room = room * (torch.cuda.mem_get_info(device)[0] > 4 * copied_bytes)
     dist.all_reduce(room, op=dist.ReduceOp.MIN)
     if not room:
         return None
     a, b = (widen(torch.randn(size, size, device=device, dtype=dtype)) for _ in range(2))
-    source = torch.ones(numbers, dtype=torch.uint8, device=device)
+    source = torch.ones(copied_bytes, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     product_s = best_seconds(lambda: a @ b, device)
     dist.barrier()

@@ -84,7 +84,7 @@ def add_gradients(
     """Add to the gradients of all that made the logits what a block of tokens [b, V] gives."""
     rows = widen(hidden[some])
     if grad_bias is not None:
-        grad_bias += grad_logits.sum(0)
+        grad_bias += grad_logits.sum(0, dtype=torch.float32)
     for block, wide in vocabulary_blocks(weight):
         grad = grad_logits[:, block]
         if wide.dtype == grad_hidden.dtype:

@@ -46,4 +46,6 @@ def as_chosen(config: "Config", chosen: dict[str, Any]) -> "Config":
     from raysft.config.load import validate, with_overrides
 
     kept = {key: chosen[key] for key in config.left_open if key in chosen}
+    if not kept:
+        return config
     return validate(with_overrides(config.model_dump(mode="json"), kept), "auto")
