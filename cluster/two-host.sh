@@ -101,10 +101,18 @@ boot() {
     echo $! >"$STATE/$name.pid"
 }
 
+# Not by its number alone: after a kill that number may be another process's.
+running() {
+    local pid words
+    pid=$(cat "$STATE/$1.pid" 2>/dev/null) && words=$(tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline") &&
+        [[ $words == *"two-host.sh host $1"* ]]
+}
+
 # The end of a host's first process is the end of all others on it.
 kill_host() {
     local pid below
-    pid=$(cat "$STATE/$1.pid" 2>/dev/null) || return 0
+    running "$1" || return 0
+    pid=$(cat "$STATE/$1.pid")
     if isolated; then
         kill -KILL "$pid" 2>/dev/null || true
     else
@@ -136,7 +144,8 @@ enter() {
 
 up() {
     command -v ray >/dev/null || die "there is no ray in the PATH: activate the environment raysft is in"
-    [ ! -e "$STATE" ] || die "it is up already; end it with: $0 down"
+    if running head || running node; then die "it is up already; end it with: $0 down"; fi
+    down # What a cluster that was killed has left.
     (umask 077 && mkdir "$STATE" && python3 -c 'import secrets; print(secrets.token_hex(32), end="")' >"$STATE/token")
     chmod 711 "$STATE"
     if allowed; then
@@ -183,7 +192,7 @@ down() {
     kill_host node
     kill_host head
     for network in "${NETWORKS[@]}"; do
-        if isolated; then ip netns del "$network" 2>/dev/null || true; fi
+        ip netns del "$network" 2>/dev/null || true
     done
     rm -rf "$STATE"
 }

@@ -21,7 +21,7 @@ names=(ray hjson pydantic pydantic-core annotated-types typing-inspection typer 
     trl datasets dill multiprocess)
 wanted=()
 for name in "${names[@]}"; do
-    wanted+=("$(grep -i "^$name==" "$here/../../constraints.txt" || echo "$name")")
+    wanted+=("$(grep -i "^${name//-/[-_.]}==" "$here/../../constraints.txt" || echo "$name")")
 done
 target=(--no-deps --only-binary=:all: --python-version 3.12 --implementation cp --abi cp312 --abi abi3 --abi none)
 for tag in 2_34 2_31 2_28 2_27 2_24 2_17; do target+=(--platform "manylinux_${tag}_x86_64"); done

@@ -1,7 +1,9 @@
 """Runs on a Ray cluster of two hosts with networks of their own, submitted from a third."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ import pytest
 from raysft.data import demo
 from tests.conftest import Outcome, run_raysft
 from tests.documented import commands
-from tests.ray.hosts import NODE, STATE, URL, Hosts, environment, two_hosts
+from tests.ray.hosts import NODE, STATE, URL, Hosts, environment, run, two_hosts
 
 ON = ("--address", URL)
 
@@ -349,3 +351,13 @@ def test_the_doctor_finds_a_cluster_that_asks_for_none(tmp_path: Path) -> None:
     assert "fail  token" in done.stderr
     assert "whoever reaches the dashboard can run code" in done.stderr
     assert done.returncode == 1
+
+
+def test_what_a_killed_cluster_has_left_is_no_hindrance(hosts: Hosts) -> None:
+    """As after a reboot, or when a test's whole session is ended: networks and files, no process."""
+    refused = run("up")
+    assert refused.code == 1
+    assert "it is up already" in refused.stderr
+    for host in ("head", "node"):
+        os.kill(int((STATE / f"{host}.pid").read_text()), signal.SIGKILL)
+    assert "Two hosts are up" in hosts.do("up")
