@@ -54,7 +54,7 @@ def load(path: str) -> tuple[Any, Template]:
     The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
     from transformers.utils import logging
 
     from raysft.model.load import load_from_hub_or_folder
@@ -63,6 +63,8 @@ def load(path: str) -> tuple[Any, Template]:
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     template = install_template(tokenizer, "auto")
     model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
+    # Greedy means the likeliest token: what a base model penalises or samples by default goes.
+    model.generation_config = GenerationConfig()
     if torch.cuda.is_available():
         model = model.to("cuda")
         torch.backends.cuda.enable_cudnn_sdp(False)  # a plan for every length: see train.engine

@@ -105,7 +105,6 @@ def load_model_config(config: Config, template: Template) -> Any:
     hf_config.bos_token_id = tokenizer.bos_token_id
     stop_ids = template.stop_ids
     hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
-    hf_config.pad_token_id = tokenizer.pad_token_id
     for key in DROPOUT_KEYS:
         if isinstance(getattr(hf_config, key, None), float):
             setattr(hf_config, key, model.dropout)

@@ -10,13 +10,18 @@ import torch.distributed as dist
 from raysft.errors import RunError
 from raysft.train.checkpoint.integrity import PROBE_TOKENS
 
+# Of the logits of two ways to compute the same model in a type, by their L2 norms. Where they
+# compute two models, it is about 1.
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
+
 
 def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> float | None:
     """Write the weights the engine computes with as a Hugging Face folder, and check them.
 
     Every rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
     ids, int64 [T]) are compared with the engine's: returns the largest difference, None elsewhere.
-    Raises RunError when parameters are missing.
+    Raises RunError when parameters are missing, or the difference is more than rounding explains:
+    then what was trained is not what the folder computes.
     """
     weights = gather_weights(engine)
     engine.eval()
@@ -29,13 +34,15 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     dtype = next(iter(weights.values())).dtype
-    expected = sum(weight.numel() for weight in weights.values())
+    parameters = [name for name, _ in engine.module.named_parameters()]
+    expected = sum(weights[name].numel() for name in parameters)
     engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
     tokenizer.save_pretrained(partial)
-    difference = compare_logits(partial, probe, logits, dtype, expected)
+    again = logits_of(partial, probe, dtype, expected).to(logits.device)
+    require_equal(again, logits, dtype, partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-    return difference
+    return float((again - logits).abs().max())
 
 
 def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
@@ -62,9 +69,8 @@ def has_room(device: torch.device, needed_bytes: int) -> bool:
     return torch.cuda.mem_get_info(device)[0] > needed_bytes
 
 
-def compare_logits(
-    folder: Path, probe: torch.Tensor, logits: torch.Tensor, dtype: torch.dtype, expected: int
-) -> float:
+def logits_of(folder: Path, probe: torch.Tensor, dtype: torch.dtype, expected: int) -> torch.Tensor:
+    """Of the model in a folder, fp32 [1, T, V]. Raises RunError when parameters are missing."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
@@ -73,8 +79,21 @@ def compare_logits(
         raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
     if has_room(probe.device, 2 * expected * dtype.itemsize):
         model.to(probe.device)
-    else:
-        probe, logits = probe.cpu(), logits.cpu()
     with torch.no_grad():
-        again = model(input_ids=probe, use_cache=False).logits.float()
-    return float((again - logits).abs().max())
+        output = model(input_ids=probe.to(model.device), use_cache=False)
+    logits: torch.Tensor = output.logits.float()
+    return logits
+
+
+def require_equal(
+    found: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype, folder: Path
+) -> None:
+    """Raises RunError where logits differ by more than rounding explains."""
+    gap = float((found - wanted).norm() / wanted.norm())
+    if not gap <= ROUNDING[dtype]:
+        raise RunError(
+            "the exported model does not compute what was trained: its logits on a record differ "
+            f"by {gap:.0%} of their size, where rounding explains {ROUNDING[dtype]:.1%}. Do not "
+            f"use {folder}; the checkpoints of the run are kept. raysft trains this kind of model "
+            "wrongly as it is set up: try batch.packing = false"
+        )

@@ -5,19 +5,20 @@ positions that predict a token to be scored reach the LM head, and their logits 
 of tokens at a time: the loss never holds batch x length x vocabulary.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from raysft.data.batch import Batch
+from raysft.errors import UserError
 from raysft.train.head_nll import HeadNLL, log_probabilities, token_blocks
 
-# What some models do to their logits after the head; the chunks would not see it.
-AFTER_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "logits_soft_cap")
+# hidden [n, d], weight [V, d], bias [V] to what the head gives in place of logits.
+Head = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def supervised_nll(model: Any, batch: Batch, gradient_scale: float = 1.0) -> Tensor:
@@ -28,9 +29,9 @@ def supervised_nll(model: Any, batch: Batch, gradient_scale: float = 1.0) -> Ten
     gradient_scale: about what the sum will be multiplied by before its backward. It changes no
     gradient, but is there from the start, so that in fp16 none is too small or too large.
     """
-    targets = batch.input_ids.flatten().index_select(0, batch.supervised)
     if not has_plain_head(model):
         return token_nll(model, batch, batch.supervised).sum()
+    targets = batch.input_ids.flatten().index_select(0, batch.supervised)
 
     def nll(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = HeadNLL.apply(  # type: ignore[no-untyped-call]
@@ -38,8 +39,7 @@ def supervised_nll(model: Any, batch: Batch, gradient_scale: float = 1.0) -> Ten
         )
         return result
 
-    with head_computes(model, nll):
-        return forward_at(model, batch, batch.supervised)
+    return forward_at(model, batch, batch.supervised, nll)
 
 
 def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
     """
     targets = batch.input_ids.flatten().index_select(0, tokens)
     if not has_plain_head(model):
-        logits = forward_at(model, batch, tokens)
+        logits = forward_at(model, batch, tokens, None)
         return F.cross_entropy(logits[0].float(), targets, reduction="none")
 
     @torch.no_grad()
@@ -60,52 +60,86 @@ def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
             result[some] = -logs.gather(1, targets[some, None])[:, 0]
         return result
 
-    with head_computes(model, nll):
-        return forward_at(model, batch, tokens)
+    return forward_at(model, batch, tokens, nll)
 
 
-def forward_at(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
-    """The output of the model's head at the positions that predict these tokens."""
-    positions = tokens - 1
+def forward_at(model: Any, batch: Batch, tokens: Tensor, compute: Head | None) -> Tensor:
+    """What the model makes of its head at the n positions that predict these tokens: of its logits
+    [1, n, V], or of what `compute` gives in their place.
 
-    def keep_positions(_module: Any, _args: Any, output: Any) -> Any:
-        rows = output.last_hidden_state.flatten(0, 1).index_select(0, positions)
-        output.last_hidden_state = rows.unsqueeze(0)
-        return output
+    Within the head's own forward: ZeRO-3 gathers the weight for it, every rank runs the same
+    modules whatever the number of blocks, and what a model does before and after it stays in force.
 
-    # A hook on the decoder rather than our own call of the head: what a model does to its logits
-    # stays in force. First in line, before ZeRO-3 looks at the output.
-    decoder = getattr(model, "module", model).base_model
-    hook = decoder.register_forward_hook(keep_positions, prepend=True)
+    Raises UserError where the model does not call its head.
+    """
+    head = head_of(model)
+    before, positions = head.forward, tokens - 1
+    called = False
+
+    def at_positions(hidden: Tensor) -> Tensor:
+        nonlocal called
+        called = True
+        rows = hidden.flatten(0, -2).index_select(0, positions)
+        if compute is None:
+            return before(rows.unsqueeze(0))  # type: ignore[no-any-return]
+        return compute(rows, head.weight, head.bias)
+
+    head.forward = at_positions
     try:
         output: Tensor = model(input_ids=batch.input_ids, use_cache=False, **batch.inputs).logits
     finally:
-        hook.remove()
+        head.forward = before
+    if not called:
+        raise UserError(
+            f"{type(inner(model)).__name__} does not compute its logits by its output embeddings: "
+            "raysft cannot train it"
+        )
     return output
 
 
-Head = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+def inner(model: Any) -> Any:
+    """The Hugging Face model in an engine, or itself."""
+    return getattr(model, "module", model)
 
 
-@contextmanager
-def head_computes(model: Any, compute: Head) -> Iterator[None]:
-    """Let the LM head return `compute(hidden [n, d], weight, bias)` in place of logits.
+def head_of(model: Any) -> Any:
+    """Raises UserError where there is none."""
+    head = inner(model).get_output_embeddings()
+    if head is None:
+        raise UserError(f"{type(inner(model)).__name__} has no language-model head")
+    return head
 
-    Inside the module's own forward, so that ZeRO-3 gathers the weight for it and every rank runs
-    the same modules, whatever the number of its chunks.
-    """
-    head = getattr(model, "module", model).get_output_embeddings()
-    before = head.forward
-    head.forward = lambda hidden: compute(hidden[0], head.weight, head.bias)
-    try:
-        yield
-    finally:
-        head.forward = before
+
+_plain: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 
 def has_plain_head(model: Any) -> bool:
-    """Whether the logits are the linear head's output and nothing is done to them after it."""
-    module = getattr(model, "module", model)
-    head = module.get_output_embeddings()
-    changed = any(getattr(module.config, name, None) not in (None, 1.0) for name in AFTER_HEAD)
-    return isinstance(head, nn.Linear) and not changed
+    """Whether the logits are the linear head's output and nothing is done to them after it.
+
+    Tried once, with one token: whatever the head gives must come back as it is. Every rank must
+    call it, before its first batch.
+    """
+    module = inner(model)
+    if module not in _plain:
+        _plain[module] = isinstance(head_of(model), nn.Linear) and gives_what_its_head_gives(model)
+    return _plain[module]
+
+
+@torch.no_grad()
+def gives_what_its_head_gives(model: Any) -> bool:
+    module, head, given = inner(model), head_of(model), list[Tensor]()
+    before, was_training = head.forward, module.training
+    module.eval()  # dropout would draw numbers, which a run that goes on does not
+
+    def watched(hidden: Tensor) -> Tensor:
+        given.append(before(hidden))
+        return given[-1]
+
+    head.forward = watched
+    try:
+        ids = torch.zeros(1, 1, dtype=torch.int64, device=head.weight.device)
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        head.forward = before
+        module.train(was_training)
+    return any(logits is one for one in given)

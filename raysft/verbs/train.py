@@ -134,6 +134,11 @@ def number(spec: str) -> Callable[[Any], str]:
     return lambda value: format(value, spec)
 
 
+def within_rounding(difference: float) -> str:
+    """Of a run that ended well: what rounding does not explain has failed it."""
+    return f"{difference:.1e}, by rounding" if difference else "equal"
+
+
 # What it says, key of the summary, how it is written.
 CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("steps", "steps", number(",")),
@@ -151,7 +156,7 @@ CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("checkpoints", "checkpoints", number(",")),
     ("checkpoints, training waited, s", "checkpoint_stall_s", number(".1f")),
     ("exact match, held out", "exact_match", number(".3f")),
-    ("export against engine, logits", "export_logit_difference", number(".1e")),
+    ("export against engine, logits", "export_logit_difference", within_rounding),
     ("wall time", "wall_s", duration),
 )
 

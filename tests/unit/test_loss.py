@@ -5,9 +5,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    GPT2Config,
+    GPT2LMHeadModel,
+    GraniteConfig,
+    LlamaConfig,
+    OPTConfig,
+    PreTrainedConfig,
+)
 
 from raysft.data.batch import Batch, make_batch
+from raysft.errors import UserError
 from raysft.model import cpu_bf16
 from raysft.train import head_nll, loss
 from raysft.train.loss import supervised_nll, token_nll
@@ -64,12 +75,19 @@ def test_padding_changes_nothing(model: Any, batch: Batch) -> None:
     torch.testing.assert_close(supervised_nll(model, batch), supervised_nll(model, longer))
 
 
-def test_head_sees_supervised_positions_only(model: Any, batch: Batch) -> None:
-    seen = []
-    hook = model.lm_head.register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
+def test_logits_are_made_at_supervised_positions_only(
+    model: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    head_logits = head_nll.head_logits
+
+    def watched(hidden: torch.Tensor, *rest: Any) -> torch.Tensor:
+        made.append(head_logits(hidden, *rest))
+        return made[-1]
+
+    monkeypatch.setattr(head_nll, "head_logits", watched)
     supervised_nll(model, batch)
-    hook.remove()
-    assert [tuple(shape) for shape in seen] == [(1, len(batch.supervised), 16)]
+    assert [tuple(logits.shape) for logits in made] == [(len(batch.supervised), 50)]
 
 
 def test_the_model_is_left_as_it_was(model: Any, batch: Batch) -> None:
@@ -148,18 +166,62 @@ def test_gradients_in_fp16_keep_what_the_loss_scale_saves() -> None:
     torch.testing.assert_close(grads[1], expected, rtol=1e-2, atol=0)
 
 
-def test_logits_that_are_changed_after_the_head_are_computed_whole(
-    model: Any, batch: Batch
-) -> None:
-    """A soft cap, as Gemma 2 has, must stay in force."""
-    whole = supervised_nll(model, batch)
-    model.config.final_logit_softcapping = 30.0
-    try:
-        assert not loss.has_plain_head(model)
-        torch.testing.assert_close(supervised_nll(model, batch), whole)
-    finally:
-        del model.config.final_logit_softcapping
+SMALL = {
+    "vocab_size": 50, "num_hidden_layers": 2, "hidden_size": 16, "intermediate_size": 24,
+    "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "pad_token_id": None,
+    "max_position_embeddings": 32,
+}  # fmt: skip
+# Whether the logits are what the head gives; some call the head of a decoder within the model.
+FAMILIES: dict[str, tuple[PreTrainedConfig, bool]] = {
+    "opt": (OPTConfig(ffn_dim=24, word_embed_proj_dim=16, **SMALL), True),
+    "llama": (LlamaConfig(**SMALL), True),
+    "gemma 2, soft cap": (Gemma2Config(**SMALL, final_logit_softcapping=2.0), False),
+    "cohere, scaled": (CohereConfig(**SMALL, logit_scale=0.25), False),
+    "granite, scaled": (GraniteConfig(**SMALL, logits_scaling=4.0), False),
+    "granite, scaled by 1": (GraniteConfig(**SMALL, logits_scaling=1.0), False),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_loss_and_gradients_of_other_families_equal_transformers(batch: Batch, name: str) -> None:
+    config, plain = FAMILIES[name]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    ours = supervised_nll(model, batch) / len(batch.supervised)
+    wanted = reference_loss(model, batch)
+    torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)
+    grads = (
+        torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        for loss in (ours, wanted)
+    )
+    for found, expected in zip(*grads, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert loss.has_plain_head(model) == plain
+
+
+def test_the_head_is_tried_without_drawing_random_numbers(batch: Batch) -> None:
+    """Else a run that goes on would draw others for its dropout than one left alone."""
+    shape = {"vocab_size": 50, "n_layer": 1, "n_embd": 16, "n_head": 2, "resid_pdrop": 0.5}
+    dropping = GPT2LMHeadModel(GPT2Config(**shape)).train()
+    before = torch.get_rng_state()
+    assert loss.has_plain_head(dropping)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert dropping.training
+    supervised_nll(dropping, batch)
+    assert not torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_model_that_does_not_call_its_head_is_refused(model: Any, batch: Batch) -> None:
     assert loss.has_plain_head(model)
+    other = torch.nn.Linear(16, 50)
+    before = model.get_output_embeddings
+    model.get_output_embeddings = lambda: other
+    try:
+        with pytest.raises(UserError, match="GPT2LMHeadModel does not compute its logits by"):
+            supervised_nll(model, batch)
+    finally:
+        model.get_output_embeddings = before
 
 
 def test_gradients_of_many_blocks_are_summed_in_fp32_where_a_gpu_sums_them(
