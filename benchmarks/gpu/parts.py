@@ -11,6 +11,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ def compare_attention(case: str, lengths: list[int]) -> None:
     borders = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=DEVICE)
     variants: dict[str, Callable[[], Tensor]] = {
         "slices": lambda: by_slices(*qkv, lengths),
-        "split": lambda: attention.by_record(*qkv, lengths, None),
+        "split": lambda: attention.by_record(*qkv, lengths, partial(attention.fused, None, 0.0)),
     }
     if CUDA:
         variants["varlen"] = lambda: attention.varlen(*qkv, borders, max(lengths), None)

@@ -1,7 +1,7 @@
 """Attention over packed records: each sees itself only, and no mask over the pack is ever made."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -14,7 +14,10 @@ from raysft.errors import UserError
 PACKED = "raysft_packed"  # its name among transformers' attention implementations
 # What some models ask of attention and neither way here computes: silence would train another
 # model than the one that is exported.
-REFUSED = ("softcap", "s_aux", "sinks", "position_bias", "indices", "block_indices")
+REFUSED = ("sinks", "position_bias", "indices", "block_indices")
+
+# Queries, keys and values of one record, and which tokens are seen (None: all before): its output.
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 def packed_attention(
@@ -28,13 +31,16 @@ def packed_attention(
     record_lengths: Sequence[int] | None = None,
     cu_seq_lens_q: Tensor | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of R records. query [1, H, T, D], key and value [1, K, T, D], K <= H.
 
     record_lengths: R lengths that sum to T; without it the row is one record. cu_seq_lens_q: int32
     [R + 1], where they begin and end, for the GPU. sliding_window: how many tokens each token
-    sees, itself among them. Returns [1, T, H, D].
+    sees, itself among them. softcap: what a tanh limits the scores to. s_aux: [H], the score of a
+    token that has no value, as gpt-oss has. Returns [1, T, H, D].
 
     Raises UserError where the model asks for what is not computed here.
     """
@@ -47,9 +53,13 @@ def packed_attention(
                 'not have: set batch.packing = false and model.attention = "eager"'
             )
     lengths = record_lengths or [query.shape[2]]
-    if cu_seq_lens_q is not None and has_varlen(query) and not dropout:
+    plain = softcap is None and s_aux is None
+    if cu_seq_lens_q is not None and has_varlen(query) and plain and not dropout:
         return varlen(query, key, value, cu_seq_lens_q, max(lengths), scaling, sliding_window), None
-    return by_record(query, key, value, lengths, scaling, dropout, sliding_window), None
+    attend: Attend = partial(fused, scaling, dropout)
+    if not plain:
+        attend = partial(scored, scaling, dropout, softcap, s_aux)
+    return by_record(query, key, value, lengths, attend, sliding_window), None
 
 
 def by_record(
@@ -57,11 +67,10 @@ def by_record(
     key: Tensor,
     value: Tensor,
     lengths: Sequence[int],
-    scaling: float | None,
-    dropout: float = 0.0,
+    attend: Attend,
     window: int | None = None,
 ) -> Tensor:
-    """One call a record.
+    """One call of `attend` a record.
 
     On a CPU always in fp32. That is as fast for records of some hundred tokens, and in bf16 PyTorch
     compiles kernels for each length of a record and keeps them: tens of MiB a step.
@@ -77,20 +86,49 @@ def by_record(
     )
     # Widened tensors are kept for the backward pass as narrow as they came.
     with torch.autograd.graph.saved_tensors_hooks(narrow, wide):
-        outputs = [
-            F.scaled_dot_product_attention(
-                q,
-                k,
-                v,
-                attn_mask=(mask := window_mask(q, window)),
-                dropout_p=dropout,
-                scale=scaling,
-                is_causal=mask is None,
-                enable_gqa=key.shape[1] != query.shape[1],
-            )
-            for q, k, v in records
-        ]
+        outputs = [attend(q, k, v, window_mask(q, window)) for q, k, v in records]
     return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
+
+
+def fused(
+    scaling: float | None, dropout: float, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> Tensor:
+    """PyTorch's own, [1, H, T, D]. mask: which tokens are seen, causal where there is none."""
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=scaling,
+        is_causal=mask is None,
+        enable_gqa=k.shape[1] != q.shape[1],
+    )
+
+
+def scored(
+    scaling: float | None,
+    dropout: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """The same by its scores [1, H, T, T], for what the fused one does not compute."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = q @ k.mT * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None:
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril_()
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        aside = sinks.to(scores.dtype).view(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, aside], dim=-1)
+    probabilities = F.dropout(scores.softmax(-1), dropout, training=dropout > 0)
+    return probabilities[..., : k.shape[2]] @ v
 
 
 def window_mask(query: Tensor, window: int | None) -> Tensor | None:

@@ -128,12 +128,8 @@ def load_model(
     partitioned = config.engine.stage == 3
     alive = HfDeepSpeedConfig(deepspeed_config) if partitioned else None
     torch.manual_seed(config.run.seed)
-    attention: str = config.model.attention
-    if config.batch.packing and attention == "sdpa":
-        register()
-        attention = PACKED
     options = {
-        "attn_implementation": attention,
+        "attn_implementation": attention_for(config, hf_config),
         "dtype": DTYPES[config.engine.precision],
     }
     if config.model.init == "scratch":
@@ -153,6 +149,21 @@ def load_model(
         # other kind takes for a change of the recomputed tensors.
         model.gradient_checkpointing_enable({"use_reentrant": True})
     return model.train()
+
+
+def attention_for(config: Config, hf_config: Any) -> str:
+    """Its name in transformers. "sdpa" is raysft's own for packs, where the model takes one from
+    elsewhere, and PyTorch's where it has that; else transformers' plain one."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    wanted: str = config.model.attention
+    model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(hf_config), None)
+    if wanted != "sdpa" or model is None:
+        return wanted
+    if config.batch.packing and model._supports_attention_backend:
+        register()
+        return PACKED
+    return "sdpa" if model._supports_sdpa else "eager"
 
 
 def fuse_gelu(model: nn.Module) -> None:

@@ -30,6 +30,7 @@ from raysft.train.mailbox import Request, post
 from raysft.train.memory import keep_freed_memory
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.objectives.objective import Objective
+from raysft.train.probe import exact_layout
 from raysft.train.profile import Profile, phase, waiting_for, watch_communication
 from raysft.train.request import RequestFlag
 from raysft.train.schedule import rate_at
@@ -62,8 +63,9 @@ def train_worker(
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
-    reads = objective.reads(config, train, heldout, rank, world_size)
     engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
+    config = exact_layout(config, engine, job.hf_config.vocab_size, emit)
+    reads = objective.reads(config, train, heldout, rank, world_size)
     if config.log.profile_steps:
         watch_communication()
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()

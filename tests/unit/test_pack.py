@@ -15,6 +15,7 @@ from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
     GPT2Config,
+    GptOssConfig,
     LlamaConfig,
     MistralConfig,
     masking_utils,
@@ -41,6 +42,16 @@ SHAPES = {
     "mistral": MistralConfig(  # a window that some of the records are longer than
         vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
         num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64, sliding_window=6,
+    ),
+    "gemma 2": Gemma2Config(  # soft caps of scores and logits, and windows in every other layer
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+        sliding_window=6, attn_logit_softcapping=1.0, final_logit_softcapping=1.0,
+    ),
+    "gpt-oss": GptOssConfig(  # sinks
+        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
+        num_local_experts=2, num_experts_per_tok=1, sliding_window=6, pad_token_id=None,
     ),
 }  # fmt: skip
 
@@ -210,15 +221,10 @@ def test_torch_has_the_kernel_that_the_stand_in_stands_for() -> None:
     assert wanted <= set(signature(attention.varlen_kernel()[0]).parameters)
 
 
-def test_attention_that_is_not_computed_is_refused(records: TokenDataset) -> None:
-    register()
-    config = Gemma2Config(
-        vocab_size=VOCABULARY, num_hidden_layers=2, hidden_size=32, intermediate_size=48,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=8, max_position_embeddings=64,
-    )  # fmt: skip
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=PACKED)
-    with pytest.raises(UserError, match="Gemma2Attention needs softcap"):
-        supervised_nll(model, pack(records, np.arange(5)))
+def test_attention_that_is_not_computed_is_refused() -> None:
+    x = torch.zeros(1, 1, 4, 8)
+    with pytest.raises(UserError, match="Linear needs position_bias"):
+        attention.packed_attention(torch.nn.Linear(1, 1), x, x, x, None, position_bias=x)
 
 
 def test_no_mask_is_made_and_no_packed_rows_are_looked_for(
