@@ -354,7 +354,7 @@ def test_the_doctor_finds_a_cluster_that_asks_for_none(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_cluster_has_left_is_no_hindrance(hosts: Hosts) -> None:
-    """As after a reboot, or when a test's whole session is ended: networks and files, no process."""
+    """As after a reboot, or when a whole session is ended: networks and files, no process."""
     refused = run("up")
     assert refused.code == 1
     assert "it is up already" in refused.stderr
