@@ -1,6 +1,20 @@
 """The two ways a run ends early that the user is told about in one message, without a traceback."""
 
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM
+# How the others meet the end of a worker, sooner than Ray tells of it: Gloo's words, and NCCL's.
+CONNECTION_LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "remote process exited",
+)
+# Ray's memory monitor, CUDA, and torch's allocator on a CPU.
+ALLOCATION_FAILED = (
+    "OutOfMemory",
+    "low on memory",
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+)
 
 
 class UserError(Exception):
@@ -28,3 +42,14 @@ class NotFinite(RunError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def is_cut_off(error: BaseException) -> bool:
+    """Whether a worker failed because it lost the connection to another."""
+    return any(words in str(error) for words in CONNECTION_LOST)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """By message: Ray wraps its own class in those of the actor that died of it."""
+    text = f"{type(error).__name__} {error}"
+    return any(words in text for words in ALLOCATION_FAILED)

@@ -25,10 +25,10 @@ MOST_PARAMETERS = 2_000_000
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY, "hidden_size": 32, "n_embd": 32, "d_model": 32, "embedding_size": 32,
     "word_embed_proj_dim": 32, "intermediate_size": 48, "n_inner": 48, "ffn_dim": 48,
-    "ffn_hidden_size": 48, "decoder_ffn_dim": 48, "encoder_ffn_dim": 48, "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16, "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2,
-    "num_layers": 2, "decoder_layers": 2, "encoder_layers": 2, "num_attention_heads": 4, "n_head": 4,
-    "n_heads": 4, "num_heads": 4, "attention_heads": 4, "decoder_attention_heads": 4,
+    "ffn_hidden_size": 48, "decoder_ffn_dim": 48, "encoder_ffn_dim": 48,
+    "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16, "num_hidden_layers": 2, "n_layer": 2, "n_layers": 2,
+    "num_layers": 2, "decoder_layers": 2, "encoder_layers": 2, "num_attention_heads": 4,
+    "n_head": 4, "n_heads": 4, "num_heads": 4, "attention_heads": 4, "decoder_attention_heads": 4,
     "encoder_attention_heads": 4, "num_key_value_heads": 2, "num_kv_heads": 2, "head_dim": 8,
     "kv_channels": 8, "max_position_embeddings": 128, "n_positions": 128, "max_seq_len": 128,
     "sliding_window": 8, "window_size": 8, "num_experts": 2, "num_local_experts": 2,
@@ -37,7 +37,8 @@ SMALL: dict[str, Any] = {
     "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8, "rotary_dim": 4,
     "mamba_d_state": 8, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_n_groups": 1,
     "mamba_d_ssm": 64, "state_size": 8, "attention_hidden_size": 32, "lru_width": 32,
-    "attention_types": [[["global", "local"], 1]], "rope_scaling": None, "tie_word_embeddings": False,
+    "attention_types": [[["global", "local"], 1]], "rope_scaling": None,
+    "tie_word_embeddings": False,
 }  # fmt: skip
 
 
@@ -66,12 +67,29 @@ class Engine:
     def train(self) -> None:
         self.module.train()
 
+    def empty_partition_cache(self) -> None:
+        pass
+
 
 def small_config(model_type: str) -> PreTrainedConfig:
     """Of two layers and width 32, as far as the type has the usual names for them."""
     config_class = CONFIG_MAPPING[model_type]
     known = config_class().to_dict()
     return config_class(**{key: value for key, value in SMALL.items() if key in known})
+
+
+def nested(model_type: str) -> Any:
+    """The config of a model for text and images, both parts small."""
+
+    def small(table: dict[str, Any]) -> dict[str, Any]:
+        named = {key: value for key, value in table.items() if value is not None}
+        kept = {key: SMALL[key] for key in named if key in SMALL}
+        inner = {key: small(value) for key, value in named.items() if key.endswith("_config")}
+        vision = {"image_size": 28, "patch_size": 14} if "vision" in table["model_type"] else {}
+        return {"model_type": table["model_type"], **kept, **inner, **vision}
+
+    config_class = CONFIG_MAPPING[model_type]
+    return config_class(**small(config_class().to_dict()))
 
 
 def require_small(hf_config: PreTrainedConfig) -> None:

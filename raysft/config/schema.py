@@ -93,6 +93,13 @@ class Config(Section):
         if self.batch.packing and self.model.attention == "eager":
             raise ValueError('model.attention "eager" cannot keep packed records apart: set '
                              'batch.packing = false, or model.attention = "sdpa"')  # fmt: skip
+        if self.model.attention == "flash_attention_2" and not (
+            self.on_gpu and self.engine.precision != "fp32"
+        ):
+            raise ValueError(
+                'model.attention "flash_attention_2" computes on a GPU, in bf16 or fp16: set '
+                'scaling.gpus_per_worker and engine.precision so, or take "sdpa"'
+            )
         if self.model.compile and self.engine.zero_stage not in (0, 1):
             raise ValueError(
                 f"model.compile needs engine.zero_stage 0 or 1, not {self.engine.zero_stage}: the "

@@ -87,7 +87,8 @@ def by_record(
     # Widened tensors are kept for the backward pass as narrow as they came.
     with torch.autograd.graph.saved_tensors_hooks(narrow, wide):
         outputs = [attend(q, k, v, window_mask(q, window)) for q, k, v in records]
-    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype)
+    # Contiguous, as some models take a view of it.
+    return torch.cat(outputs, dim=2).transpose(1, 2).to(dtype).contiguous()
 
 
 def fused(

@@ -5,22 +5,19 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from raysft.config.data import DEMO
 from raysft.config.schema import Config
 from raysft.data.template import Template, install_template
-from raysft.errors import UserError
+from raysft.errors import UserError, is_cut_off, is_out_of_memory
 from raysft.model.attention import PACKED, register
 from raysft.model.cpu_bf16 import widen_linears
+from raysft.model.dropout import set_dropout, set_module_dropout
+from raysft.model.initialise import initialise
+from raysft.model.text_part import KEY_MAPPING, text_part, use_own_names
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-# Dropout goes by these names in the configs of transformers' causal LMs.
-DROPOUT_KEYS = (
-    "attn_pdrop", "embd_pdrop", "resid_pdrop", "attention_dropout", "hidden_dropout",
-    "hidden_dropout_prob", "attention_probs_dropout_prob", "dropout", "activation_dropout",
-)  # fmt: skip
 
 
 def load_tokenizer(config: Config) -> Any:
@@ -56,8 +53,6 @@ def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) ->
             f"{key}: {path} is not loaded: its weights are a pickle that holds more than tensors, "
             "and could run code. Take a model with safetensors files"
         ) from None
-    except (ImportError, SafetensorError) as error:
-        raise UserError(f"{key}: {path} does not load: {error}") from None
     except (OSError, ValueError, KeyError) as error:
         if "custom code" in str(error):
             raise UserError(
@@ -72,13 +67,18 @@ def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) ->
             "Two ways out: set it to a local folder that holds it, or train from scratch with "
             'model.init = "scratch", a model.shape and a local model.tokenizer.'
         ) from None
+    except Exception as error:  # wrong in ways that transformers does not look for
+        if is_out_of_memory(error) or is_cut_off(error):
+            raise
+        words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"{key}: {path} does not load: {words}") from error
 
 
 def load_model_config(config: Config, template: Template) -> Any:
     """The Hugging Face config of the model to train.
 
-    Raises UserError: not loadable, fewer positions than `batch.seq_len`, or fewer embeddings than
-    the tokenizer has tokens.
+    Raises UserError: not loadable, no causal language model, fewer positions than `batch.seq_len`,
+    or fewer embeddings than the tokenizer has tokens.
     """
     from transformers import AutoConfig, GPT2Config
 
@@ -88,6 +88,7 @@ def load_model_config(config: Config, template: Template) -> Any:
         hf_config = GPT2Config(**{"vocab_size": len(tokenizer)} | shape)
     else:
         hf_config = load_from_hub_or_folder(AutoConfig, str(model.path), "model.path")
+        hf_config = text_part(hf_config, str(model.path))
         if model.init == "scratch":
             hf_config.vocab_size = len(tokenizer)
     positions = getattr(hf_config, "max_position_embeddings", None)
@@ -105,9 +106,7 @@ def load_model_config(config: Config, template: Template) -> Any:
     hf_config.bos_token_id = tokenizer.bos_token_id
     stop_ids = template.stop_ids
     hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
-    for key in DROPOUT_KEYS:
-        if isinstance(getattr(hf_config, key, None), float):
-            setattr(hf_config, key, model.dropout)
+    set_dropout(hf_config, model.dropout)
     hf_config.architectures = None  # save_pretrained fills in the class that was trained
     return hf_config
 
@@ -134,13 +133,13 @@ def load_model(
     }
     if config.model.init == "scratch":
         model = AutoModelForCausalLM.from_config(hf_config, **options)
+        initialise(model, config.run.seed)
     else:
-        model = load_from_hub_or_folder(
-            AutoModelForCausalLM, str(config.model.path), "model.path", config=hf_config, **options
-        )
+        model = load_weights(str(config.model.path), hf_config, options)
     if num_tokens > model.config.vocab_size:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
     del alive
+    set_module_dropout(model, config.model.dropout)
     fuse_gelu(model)
     widen_linears(model)
     model.generation_config.eos_token_id = hf_config.eos_token_id
@@ -149,6 +148,24 @@ def load_model(
         # other kind takes for a change of the recomputed tensors.
         model.gradient_checkpointing_enable({"use_reentrant": True})
     return model.train()
+
+
+def load_weights(path: str, hf_config: Any, options: dict[str, Any]) -> Any:
+    """Raises UserError where the files lack a weight, which would be a random one."""
+    from transformers import AutoModelForCausalLM
+
+    model, found = load_from_hub_or_folder(
+        AutoModelForCausalLM, path, "model.path",
+        config=hf_config, key_mapping=KEY_MAPPING, output_loading_info=True, **options,
+    )  # fmt: skip
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(
+            f"model.path: {path} lacks {len(missing)} weights of {type(model).__name__}, such as "
+            f"{missing[0]}: it would begin with random ones. Take a folder that holds them, or a "
+            'model.init = "scratch"'
+        )
+    use_own_names(model)
+    return model
 
 
 def attention_for(config: Config, hf_config: Any) -> str:

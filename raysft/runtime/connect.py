@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
 from raysft.config.schema import Config
+from raysft.errors import UserError
+from raysft.runtime.reach import ADVICE, require_cluster
 
 T = TypeVar("T")
 # What Ray Train logs every second where there is no dashboard to ask for its controller.
@@ -35,7 +37,7 @@ class WithoutNoise:
         return getattr(self.stream, name)
 
 
-EMBEDDED = "RAY_ADDRESS" not in os.environ  # `ray job submit` sets it for the jobs of a cluster
+EMBEDDED = not os.environ.get("RAY_ADDRESS")  # `ray job submit` sets it for the jobs of a cluster
 
 
 def local_resources(config: Config) -> dict[str, float]:
@@ -88,11 +90,16 @@ def missing_environment(config: Config) -> dict[str, str]:
 
 
 def start_ray(config: Config) -> None:
-    """Join the cluster this job was submitted to, or start one inside this process, once."""
+    """Join the cluster this job was submitted to, or start one inside this process, once.
+
+    Raises UserError where there is no cluster to join.
+    """
     import ray
 
     if ray.is_initialized():
         return
+    if not EMBEDDED:
+        require_cluster(os.environ["RAY_ADDRESS"])
     options: dict[str, Any] = {"logging_level": logging.WARNING, "log_to_driver": True}
     if EMBEDDED:
         os.environ.update(worker_environment(config))
@@ -111,15 +118,22 @@ def start_ray(config: Config) -> None:
             options["num_gpus"] = int(local_resources(config)["GPU"])
         sys.stdout = cast(TextIO, WithoutNoise(sys.stdout))
         sys.stderr = cast(TextIO, WithoutNoise(sys.stderr))
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except ConnectionError as error:
+        if EMBEDDED:
+            raise
+        raise UserError(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}: {error} {ADVICE}") from None
 
 
 def start_ray_beside(config: Config, work: Callable[[Callable[[], None]], T]) -> T:
     """Start Ray while `work` imports and reads in a thread; the result of `work`.
 
     `work` gets a function that waits until Ray is there. In this order, because Ray's processes
-    end with the thread that starts them.
+    end with the thread that starts them. Raises UserError where there is no cluster to join.
     """
+    if not EMBEDDED:  # before any work, which would have to end first
+        require_cluster(os.environ["RAY_ADDRESS"])
     there: Future[None] = Future()
     with ThreadPoolExecutor(max_workers=1) as pool:
         working = pool.submit(work, there.result)

@@ -9,7 +9,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from raysft.errors import OutOfMemory, RunError, UserError
+from raysft.errors import OutOfMemory, RunError, UserError, is_cut_off, is_out_of_memory
 from raysft.runs import events
 from raysft.runtime.ray_private import (
     DefaultFailurePolicy,
@@ -17,20 +17,6 @@ from raysft.runtime.ray_private import (
     WorkerGroupStartupTimeoutError,
 )
 
-# How the others meet the end of a worker, sooner than Ray tells of it: Gloo's words, and NCCL's.
-CONNECTION_LOST = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "remote process exited",
-)
-# Ray's memory monitor, CUDA, and torch's allocator on a CPU.
-ALLOCATION_FAILED = (
-    "OutOfMemory",
-    "low on memory",
-    "out of memory",
-    "can't allocate memory",
-    "not enough memory",
-)
 NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = (
     "Any of these needs less: a smaller batch.micro_batch_size or batch.seq_len, "
@@ -130,17 +116,6 @@ def is_lost(error: BaseException) -> bool:
     """Whether a worker's process ended without an error of its own."""
     died = getattr(error, "health_check_failure", error)
     return isinstance(died, RayActorError) and not isinstance(died, OutOfMemoryError)
-
-
-def is_cut_off(error: BaseException) -> bool:
-    """Whether a worker failed because it lost the connection to another."""
-    return any(words in str(error) for words in CONNECTION_LOST)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """By message: Ray wraps its own class in those of the actor that died of it."""
-    text = f"{type(error).__name__} {error}"
-    return any(words in text for words in ALLOCATION_FAILED)
 
 
 def is_disk_full(error: BaseException) -> bool:

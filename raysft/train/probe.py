@@ -22,6 +22,7 @@ from raysft.model.attention import PACKED
 from raysft.runs import events
 from raysft.runs.events import Emit
 from raysft.train.loss import inner, token_nll
+from raysft.train.model_fault import last_line, may_heal
 
 LENGTHS = (5, 33, 17)  # of the records; the second is longer than the shortest windows in use
 # Nats a token that rounding explains, by the bytes of a weight.
@@ -37,12 +38,9 @@ def exact_layout(config: Config, engine: Any, vocabulary: int, emit: Emit) -> Co
     model = inner(engine)
     name, limit = type(model).__name__, ROUNDING[next(model.parameters()).element_size()]
     if config.batch.packing and config.model.attention == "sdpa":
-        found = "its attention takes no packs"
-        if model.config._attn_implementation == PACKED:
-            gap = largest_gap(engine, vocabulary, packing=True)
-            if gap <= limit:
-                return config
-            found = f"a token's loss differs by {gap:.2g} nats from that of its record alone"
+        found = why_not_packed(engine, vocabulary, limit)
+        if found is None:
+            return config
         use_own_attention(model)
         config = padded(config)
         emit(
@@ -59,6 +57,22 @@ def exact_layout(config: Config, engine: Any, vocabulary: int, emit: Emit) -> Co
             "raysft cannot train it"
         )
     return config
+
+
+def why_not_packed(engine: Any, vocabulary: int, limit: float) -> str | None:
+    """None where packed records are computed as each is alone."""
+    if inner(engine).config._attn_implementation != PACKED:
+        return "its attention takes no packs"
+    try:
+        gap = largest_gap(engine, vocabulary, packing=True)
+    except Exception as error:
+        if may_heal(error):
+            raise
+        engine.empty_partition_cache()  # of what ZeRO-3 had gathered when it failed
+        return f"it fails on them: {last_line(error)}"
+    if gap <= limit:
+        return None
+    return f"a token's loss differs by {gap:.2g} nats from that of its record alone"
 
 
 def padded(config: Config) -> Config:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from raysft.train.hardware_peak import measure_peak
 from raysft.train.mailbox import Request, post
 from raysft.train.memory import keep_freed_memory
 from raysft.train.metrics import Progress, Window, due
+from raysft.train.model_fault import told_of_the_model
 from raysft.train.objectives.objective import Objective
 from raysft.train.probe import exact_layout
 from raysft.train.profile import Profile, phase, waiting_for, watch_communication
@@ -63,8 +65,9 @@ def train_worker(
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
-    engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
-    config = exact_layout(config, engine, job.hf_config.vocab_size, emit)
+    with told_of_the_model(job.hf_config):
+        engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
+        config = exact_layout(config, engine, job.hf_config.vocab_size, emit)
     reads = objective.reads(config, train, heldout, rank, world_size)
     if config.log.profile_steps:
         watch_communication()
@@ -85,7 +88,11 @@ def train_worker(
         lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
         limit = spikes.norm_limit(progress.recent_norms, config.optim.skip_spikes)
         count = objective.counts(data)
-        result = train_step(engine, objective, data.batches, count=count, lr=lr, norm_limit=limit)
+        untried = told_of_the_model(job.hf_config) if progress.step + 1 == first else nullcontext()
+        with untried:
+            result = train_step(
+                engine, objective, data.batches, count=count, lr=lr, norm_limit=limit
+            )
         progress.advance(data, result)
         window.add(count, result, clock.stop(data, applied=result.applied))
         if config.optim.skip_spikes:

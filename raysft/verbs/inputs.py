@@ -1,6 +1,7 @@
 """What a job reads before it runs: model, tokenizer and data, while Ray starts beside it."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from raysft.errors import UserError
@@ -37,10 +38,20 @@ def beside_ray(config: "Config", emit: Emit, read: Callable[[Callable[[], None]]
             emit(events.Mistake(str(error)))
             raise
 
-    if EMBEDDED:
+    if EMBEDDED:  # the workers run here
         require_resources(config, [local_resources(config)])
+        require_attention(config.model.attention)
     emit(events.Status("starting Ray"))
     return start_ray_beside(config, read_or_tell)
+
+
+def require_attention(kernel: str) -> None:
+    """Raises UserError where this machine lacks its package. On a cluster, workers tell."""
+    if kernel == "flash_attention_2" and find_spec("flash_attn") is None:
+        raise UserError(
+            'model.attention = "flash_attention_2" needs the package flash-attn, which is not '
+            'installed here: install it, or take "sdpa", which needs nothing and is exact too'
+        )
 
 
 def read_model(config: "Config", emit: Emit) -> tuple["Template", Any]:

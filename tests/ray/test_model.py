@@ -1,5 +1,6 @@
 """Models under ZeRO-3: initialised right, and held by no rank as a whole."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -7,25 +8,43 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from raysft.config.deepspeed import deepspeed_config
+from raysft.config.schema import Config
 from raysft.model.load import load_model, load_model_config, load_template
 from raysft.runtime.connect import worker_environment
+from tests.model_types import nested
 from tests.ray.conftest import tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def measure(options: dict[str, Any]) -> list[dict[str, Any]]:
-    """In a worker, for each config: elements this rank holds and in all, mean and std by name."""
+def weights_of(config: Config, hf_config: Any) -> dict[str, str]:
+    """The weights a model begins with, by name: a digest of their bytes."""
+    import deepspeed
+
+    model = load_model(config, hf_config, deepspeed_config(config), hf_config.vocab_size)
+    found = {}
+    for name, parameter in model.named_parameters():
+        cut = config.engine.stage == 3
+        with deepspeed.zero.GatheredParameters([parameter], enabled=cut):
+            whole = parameter.detach().float().numpy().tobytes()
+            found[name] = hashlib.sha256(whole).hexdigest()
+    return found
+
+
+def measure(options: dict[str, Any]) -> list[Any]:
+    """In a worker: digests of the weights of each stage; then, for each config, elements this rank
+    holds and in all, mean and std by name."""
     import deepspeed
 
     from raysft.train.engine import skip_inference_op
 
     skip_inference_op(deepspeed)
     deepspeed.init_distributed(dist_backend="gloo")
-    results = []
+    seeded = [weights_of(*model) for model in options["stages"]]
+    results: list[Any] = [seeded]
     for config, hf_config in options["models"]:
         model = load_model(config, hf_config, deepspeed_config(config), hf_config.vocab_size)
         spread = {}
@@ -38,8 +57,20 @@ def measure(options: dict[str, Any]) -> list[dict[str, Any]]:
     return results
 
 
+def with_stage(config: Config, stage: int) -> Config:
+    return config.model_copy(
+        update={"engine": config.engine.model_copy(update={"zero_stage": stage})}
+    )
+
+
+def with_path(config: Config, path: Path) -> Config:
+    update = {"path": str(path), "init": "pretrained"}
+    return config.model_copy(update={"model": config.model.model_copy(update=update)})
+
+
 def test_scratch_and_pretrained(tiny_model: Path, tmp_path: Path) -> None:
-    """Scratch is GPT-2's own: N(0, 0.02), residual projections divided by sqrt(2 n_layer)."""
+    """Scratch is GPT-2's own: N(0, 0.02), residual projections divided by sqrt(2 n_layer), and by
+    the seed alone, whatever the stage."""
     pretrained = tiny_config(tiny_model)
     scratch = tiny_config(
         tiny_model,
@@ -48,9 +79,15 @@ def test_scratch_and_pretrained(tiny_model: Path, tmp_path: Path) -> None:
         "model.shape={n_layer = 2, n_embd = 128, n_head = 2, n_positions = 128}",
     )
     models = [(c, load_model_config(c, load_template(c))) for c in (scratch, pretrained)]
+    staged = [with_stage(scratch, stage) for stage in range(4)]
+    stages = [(c, load_model_config(c, load_template(c))) for c in staged]
+    for_images = tmp_path / "for images"
+    hf_config = nested("gemma3")
+    AutoModelForImageTextToText.from_config(hf_config).save_pretrained(for_images)
+    stages += [(with_path(c, for_images), hf_config.text_config) for c in (staged[1], staged[3])]
     trainer = TorchTrainer(
         measure,
-        train_loop_config={"models": models},
+        train_loop_config={"models": models, "stages": stages},
         torch_config=TorchConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=2),
         run_config=RunConfig(
@@ -58,7 +95,12 @@ def test_scratch_and_pretrained(tiny_model: Path, tmp_path: Path) -> None:
             worker_runtime_env={"env_vars": worker_environment(scratch)},
         ),
     )
-    from_scratch, from_folder = trainer.fit().return_value
+    seeded, from_scratch, from_folder = trainer.fit().return_value
+    assert len(seeded[0]) == len(set(seeded[0])) > 20
+    assert seeded[1] == seeded[0], "stage 1"
+    assert seeded[2] == seeded[0], "stage 2"
+    assert seeded[3] == seeded[0], "stage 3"
+    assert seeded[4] == seeded[5], "the text part of a model for images"
     assert from_scratch["held"] == from_folder["held"] == 0
     assert from_scratch["all"] > 400_000
     for name, (mean, std) in from_scratch["spread"].items():
