@@ -184,6 +184,14 @@ def test_no_trial_that_ends_well_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "best.toml").exists()
 
 
+@pytest.mark.usefixtures("cluster")
+def test_a_trial_that_is_no_config_is_told_with_its_reason(tmp_path: Path) -> None:
+    stages = ("tune.space.optim.lr=none", "tune.space.engine.zero_stage={grid=[0]}")
+    precisions = "tune.space.engine.precision={grid=['bf16']}"
+    with pytest.raises(RunError, match=r"(?s)\(1 failed\): .*zero_stage 0 trains in fp32 only"):
+        search_in(tmp_path, lambda _: None, *stages, precisions, ONE_WORKER)
+
+
 def start(tmp_path: Path, *options: str) -> tuple["subprocess.Popen[str]", psutil.Process]:
     """A search under way in a process of its own, and its job."""
     command = [Path(sys.executable).parent / "raysft", "tune", "tune-stability", "--name", "s"]

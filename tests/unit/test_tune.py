@@ -11,6 +11,7 @@ import pytest
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.studies.tune.record import reason
 from raysft.studies.tune.report import best_toml, write_report
 from raysft.studies.tune.schedulers import scheduler
 from raysft.studies.tune.search import concurrency
@@ -62,6 +63,34 @@ def error_of(*overrides: str) -> str:
 )
 def test_a_wrong_space_is_told_before_anything_starts(override: str, part: str) -> None:
     assert part in error_of(override)
+
+
+STEPS_AND_RATIO = "tune.space.schedule.warmup_steps={int=[0,5]}"  # the preset has the other
+STAGES = ("tune.space.engine.zero_stage={choice=[0,1]}", *LR_ONLY)
+PRECISIONS = "tune.space.engine.precision={choice=[%s]}"
+
+
+def test_a_space_in_which_no_combination_is_valid_is_refused() -> None:
+    assert "set warmup_ratio or warmup_steps, not both" in error_of(STEPS_AND_RATIO)
+    assert "zero_stage 0 trains in fp32 only" in error_of(*STAGES, PRECISIONS % "'bf16'")
+    many = [
+        f"tune.space.optim.{key}={{choice=[1e-8,1e-7,1e-6]}}" for key in ("eps", "weight_decay")
+    ]
+    assert "set warmup_ratio or warmup_steps, not both" in error_of(STEPS_AND_RATIO, *many)
+
+
+def test_a_space_with_valid_combinations_is_taken() -> None:
+    check_search(load_config(PRESET, [*STAGES, PRECISIONS % "'bf16','fp32'"]))
+    # With the config's own precision no trial could have the first stage.
+    check_search(load_config(PRESET, [*STAGES, PRECISIONS % "'fp32'", "engine.precision=bf16"]))
+
+
+def test_the_reason_of_a_failed_trial_is_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "error.txt"
+    file.write_text("Failure # 1\nTraceback\n  File\nValueError: the reason\n\n")
+    assert reason(str(file)) == "ValueError: the reason"
+    for gone in (None, str(tmp_path / "none.txt")):
+        assert reason(gone) == "the trial's process died"
 
 
 def test_early_stopping_needs_evaluations() -> None:

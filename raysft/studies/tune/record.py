@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -153,6 +154,15 @@ class Record:
         }
 
 
+def reason(error_file: str | None) -> str:
+    """The last line of what Ray Tune keeps of a trial's errors, which the storage gets later."""
+    text = ""
+    if error_file is not None:
+        with suppress(OSError):
+            text = Path(error_file).read_text(errors="replace")
+    return (text.strip().splitlines() or ["the trial's process died"])[-1].strip()
+
+
 def watcher(record: Record) -> Any:
     """Ray Tune's view of the trials, handed on to `record`."""
 
@@ -172,7 +182,6 @@ def watcher(record: Record) -> Any:
                     record.free(trial.config["sample"]["number"])
 
         def on_trial_error(self, *, trial: Any, **_: Any) -> None:
-            lines = str(trial.get_error() or "the trial's process died").strip().splitlines()
-            record.end(trial.config["sample"]["number"], error=lines[-1])
+            record.end(trial.config["sample"]["number"], error=reason(trial.error_file))
 
     return Watcher()

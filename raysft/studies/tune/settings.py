@@ -1,7 +1,9 @@
 """What a search tries: the settings of its trials, and the config each of them makes."""
 
 import math
+from collections.abc import Mapping
 from itertools import product
+from random import Random
 from typing import Any
 
 from raysft.config.load import validate, with_overrides
@@ -10,6 +12,9 @@ from raysft.config.space import Domain, Value
 from raysft.errors import UserError
 from raysft.studies.tune.trials import Settings, words
 
+# Of a space that are tried against the config's own rules before a search starts: all, if they are
+# no more, or so many with each value.
+MOST_COMBINATIONS, WITH_EACH = 128, 8
 DIGITS = 4  # significant: what a table shows and best.toml holds is what was run
 NOT_SEARCHED = {
     "run": "it belongs to the search as a whole",
@@ -26,12 +31,11 @@ NOT_SEARCHED = {
 
 def check_search(config: Config) -> None:
     """Raises UserError where a trial could not run, or could not be compared with the others."""
-    for key, domain in config.tune.space.items():
+    for key in config.tune.space:
         for prefix, why in NOT_SEARCHED.items():
             if key == prefix or key.startswith(prefix + "."):
                 raise UserError(f"tune.space: {key} cannot be searched: {why}")
-        for value in domain.values:
-            trial_config(config, {key: value})
+    check_combinations(config)
     if not config.data.eval_fraction and config.data.eval_path is None:
         raise UserError(
             "trials are compared by their held-out loss, and no record is held out: set "
@@ -42,6 +46,36 @@ def check_search(config: Config) -> None:
             f'tune.scheduler "{config.tune.scheduler}" compares trials while they train: set '
             "eval.every_steps"
         )
+
+
+def check_combinations(config: Config) -> None:
+    """Raises UserError where no combination is a config, or none that has one of the values."""
+    space = config.tune.space
+    faults: dict[tuple[str, Value], UserError] = {}
+    valid: set[tuple[str, Value]] = set()
+    for settings in corners(space):
+        try:
+            trial_config(config, settings)
+            valid |= settings.items()
+        except UserError as error:
+            faults |= {pair: error for pair in settings.items() if pair not in faults}
+    for key, domain in space.items():
+        for value in domain.values:
+            if (key, value) not in valid:
+                raise faults[key, value]
+
+
+def corners(space: Mapping[str, Domain]) -> list[Settings]:
+    """Combinations of the values and the ends of ranges: all, or some with each of them."""
+    if math.prod(len(domain.values) for domain in space.values()) <= MOST_COMBINATIONS:
+        return combinations(space)
+    random = Random(0)
+    return [
+        {name: value if name == key else random.choice(d.values) for name, d in space.items()}
+        for key, domain in space.items()
+        for value in domain.values
+        for _ in range(WITH_EACH)
+    ]
 
 
 def trial_config(config: Config, settings: Settings) -> Config:
@@ -61,8 +95,11 @@ def num_trials(config: Config) -> int:
 
 
 def grid(config: Config) -> list[Settings]:
-    """Every combination, the last key fastest."""
-    space = config.tune.space
+    return combinations(config.tune.space)
+
+
+def combinations(space: Mapping[str, Domain]) -> list[Settings]:
+    """All, the last key fastest."""
     return [
         dict(zip(space, values, strict=True))
         for values in product(*(domain.values for domain in space.values()))

@@ -46,11 +46,11 @@ def run_trial(point: dict[str, Any], study: SearchInputs) -> None:
         for report in study.replays[number]:
             tune.report(report)
         return
-    config = trial_config(study.config, settings)
     folder = folder_of(study.run_dir, number)
     start = tune.get_checkpoint()  # under pbt, of this trial or of a better one
-    prepare_folder(folder, config, study, anew=start is None)
     try:
+        config = trial_config(study.config, settings)
+        prepare_folder(folder, config, study, anew=start is None)
         train(config, folder, study, start_from=Path(start.path) if start else None)
     except NotFinite as error:
         # At step 0: no scheduler sets this report beside those of trials that went well.
