@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from raysft import __version__
+from raysft.config.load import validate
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import events, rundir
@@ -31,8 +32,12 @@ from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
 
 def main(run_json: str) -> int:
     path = Path(run_json)
-    spec = rundir.read_json(path)
-    config = Config.model_validate_json(json.dumps(spec["config"]))
+    try:
+        spec = rundir.read_run(path, "verb", "config", "stamp")
+        config = validate(spec["config"], where=str(path))
+    except UserError as error:  # before there is a folder, or anyone to tell in events
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     try:
         run_dir, config, warnings = arrive(path, spec, config)
     except UserError as error:

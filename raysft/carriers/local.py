@@ -22,7 +22,7 @@ def remove_scratch(run_dir: Path) -> None:
     """The temporary folder of a job that could not remove it, and its unfinished checkpoints."""
     with suppress(UserError):
         summary = rundir.read_json(run_dir / rundir.SUMMARY)
-        if "scratch" in summary and rundir.status(run_dir) == "died":
+        if isinstance(summary.get("scratch"), str) and rundir.status(run_dir) == "died":
             shutil.rmtree(summary["scratch"], ignore_errors=True)
             sweep(run_dir)
 

@@ -56,7 +56,7 @@ def attach(name: str, address: str, *, as_json: bool) -> None:
     """Watch a run from its start; ends in typer.Exit. Raises UserError and RunError."""
     client = jobs_api.connect(address)
     job = jobs_api.find(client, name)
-    verb, utc = job.metadata[jobs_api.VERB], jobs_api.submitted(job)
+    verb, utc = job.metadata.get(jobs_api.VERB, ""), jobs_api.submitted(job)
     terminal.stderr.print(f"[bold]raysft {verb}[/] {job.submission_id}, submitted {utc}")
     watch(client, str(job.submission_id), address, as_json=as_json)
 
@@ -130,6 +130,6 @@ def runs_table(address: str) -> Table:
             end = jobs_api.last_event(client, str(job.submission_id))
             summary = end.summary if end else {}
             status = summary.get("status", "died")
-        name, verb = job.metadata[jobs_api.NAME], job.metadata[jobs_api.VERB]
+        name, verb = job.metadata[jobs_api.NAME], job.metadata.get(jobs_api.VERB, "")
         table.add_row(*row_of(name, verb, status, jobs_api.submitted(job), summary))
     return table

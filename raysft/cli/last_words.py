@@ -6,15 +6,21 @@ from pathlib import Path
 import typer
 
 from raysft.cli import terminal
-from raysft.errors import INTERRUPTED
+from raysft.errors import INTERRUPTED, RunError
 from raysft.runs import rundir
 from raysft.runs.events import End
 from raysft.verbs.registry import VERBS
 
 
 def finish(end: End, *, told: str, as_json: bool) -> None:
-    """told: the mistake that is on the screen already. Ends in typer.Exit with the exit code."""
-    summary, code, verb = dict(end.summary), end.exit_code, VERBS[end.summary["verb"]]
+    """told: the mistake that is on the screen already. Ends in typer.Exit with the exit code.
+
+    Raises RunError where another version ran a verb that this one does not know.
+    """
+    summary, code = dict(end.summary), end.exit_code
+    if summary.get("verb") not in VERBS:
+        raise RunError(f"it ended as this raysft cannot tell, which another one ran: {summary}")
+    verb = VERBS[summary["verb"]]
     for table in verb.tables(summary, end.results):
         terminal.stderr.print(table)
     if summary["status"] == "interrupted":

@@ -35,13 +35,18 @@ def new_table() -> Table:
 
 
 def row(run_dir: Path) -> list[str]:
-    status = rundir.status(run_dir)
+    """Of a damaged file its name, in place of the status."""
+    file = rundir.RUN
     try:
-        spec = rundir.read_json(run_dir / rundir.RUN)
-        summary = {} if status == "planned" else rundir.read_json(run_dir / rundir.SUMMARY)
-    except UserError:
-        return [run_dir.name, "", "[red]damaged[/]"]
-    return row_of(run_dir.name, spec["verb"], status, spec["stamp"]["utc"], summary)
+        spec = rundir.read_run(run_dir / file, "verb", "stamp")
+        utc = str(spec["stamp"].get("utc", ""))
+        file, status = rundir.SUMMARY, rundir.status(run_dir)
+        summary = {} if status == "planned" else rundir.read_json(run_dir / file)
+        if status != "damaged":
+            return row_of(run_dir.name, spec["verb"], status, utc, summary)
+    except (UserError, TypeError, ValueError):
+        pass
+    return [run_dir.name, "", f"[red]{file} is damaged[/]"]
 
 
 def row_of(name: str, verb: str, status: str, utc: str, summary: Mapping[str, Any]) -> list[str]:

@@ -28,7 +28,7 @@ def jsonl_logger(path: Path) -> Emit:
 
     def write(event: Event) -> None:
         if isinstance(event, Started):
-            lines = path.read_text().splitlines() if path.exists() else []
+            lines = path.read_text(errors="replace").splitlines() if path.exists() else []
             kept = [line for line in lines if event.step and step_of(line) <= event.step]
             path.write_text("".join(line + "\n" for line in kept))
         elif isinstance(event, Metrics):
@@ -42,7 +42,7 @@ def step_of(line: str) -> float:
     """The step of a metrics line; infinite for one that a crash or a full disk cut short."""
     try:
         return int(json.loads(line)["step"])
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return math.inf
 
 

@@ -52,20 +52,42 @@ def require_shared(run_dir: Path) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises UserError when the file is missing or damaged."""
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
+        value: Any = json.loads(path.read_text())
     except OSError:
         raise UserError(f"there is no {path}: is {path.parent} a run directory?") from None
     except ValueError as error:
         raise UserError(f"{path} is damaged: {error}") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds a {type(value).__name__}, not an object")
     return value
 
 
+def read_run(path: Path, *needed: str) -> dict[str, Any]:
+    """A run.json. Raises UserError when it is missing, damaged or lacks one of these keys."""
+    spec = read_json(path)
+    kinds = {"verb": str, "config": dict, "stamp": dict}
+    lacking = [key for key in needed if not (spec.get(key) and isinstance(spec[key], kinds[key]))]
+    if lacking:
+        raise UserError(
+            f"{path} is damaged: it lacks {' and '.join(lacking)}. Put a copy of it back, or one "
+            "that the same command writes under another --name with --dry-run"
+        )
+    return spec
+
+
 def status(run_dir: Path) -> str:
-    """done, failed, interrupted, running, or died: it neither runs nor wrote how it ended."""
+    """done, failed, interrupted, running, or died: it neither runs nor wrote how it ended.
+
+    planned: there is no summary. damaged: it says nothing.
+    """
+    if not (run_dir / SUMMARY).exists():
+        return "planned"
     try:
         summary = read_json(run_dir / SUMMARY)
     except UserError:
-        return "planned"
+        return "damaged"
+    if not isinstance(summary.get("status"), str):
+        return "damaged"
     if summary["status"] == "running" and not _alive(summary):
         return "died"
     return str(summary["status"])
@@ -76,7 +98,7 @@ def _alive(summary: Mapping[str, Any]) -> bool:
         return True  # another machine's process: this one cannot know
     try:
         os.kill(int(summary["pid"]), 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, KeyError, TypeError, ValueError):
         return False
     except PermissionError:
         return True

@@ -12,7 +12,7 @@ from raysft.studies.study import Study
 
 def header(study: str, run_dir: Path, title: str | None = None) -> dict[str, Any]:
     """What results begin with: study, title, who submitted them when, and the config."""
-    spec = rundir.read_json(run_dir / rundir.RUN)
+    spec = rundir.read_run(run_dir / rundir.RUN, "stamp", "config")
     named = {"study": study} if title is None else {"study": study, "title": title}
     return named | {"stamp": spec["stamp"], "config": spec["config"]}
 

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from raysft.errors import RunError
+from raysft.train.checkpoint.export import set_modes
 from raysft.train.checkpoint.integrity import PROBE_TOKENS
 
 # Of the logits of two ways to compute the same model in a type, by their L2 norms. Where they
@@ -40,6 +41,7 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     tokenizer.save_pretrained(partial)
     again = logits_of(partial, probe, dtype, expected).to(logits.device)
     require_equal(again, logits, dtype, partial)
+    set_modes(partial)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     return float((again - logits).abs().max())

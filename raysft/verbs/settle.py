@@ -35,10 +35,10 @@ def settled(config: "Config", hf_config: Any, run_dir: Path, emit: Emit) -> "Con
 def chosen_before(run_dir: Path) -> dict[str, Any]:
     """What "auto" came to in the run of this folder; nothing where there is none."""
     try:
-        chosen: dict[str, Any] = rundir.read_json(run_dir / rundir.RUN).get(CHOSEN, {})
+        chosen = rundir.read_json(run_dir / rundir.RUN).get(CHOSEN)
     except UserError:  # told by whoever needs the run
         return {}
-    return chosen
+    return chosen if isinstance(chosen, dict) else {}
 
 
 def as_chosen(config: "Config", chosen: dict[str, Any]) -> "Config":

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from raysft.errors import UserError
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import Emit, Event
 from raysft.runs.metrics import duration
@@ -106,12 +105,9 @@ def run(
 
 def check_resume(run_dir: Path, config: "Config") -> list[str]:
     """Warnings. Raises UserError when there is nothing to resume, or the config does not fit it."""
-    spec = rundir.read_json(run_dir / rundir.RUN)
+    spec = rundir.read_run(run_dir / rundir.RUN, "config")
     repaired = repair.repair(run_dir)
-    if not snapshot.checkpoints(run_dir):
-        raise UserError(
-            f"{run_dir} has no checkpoint to resume from: start it under another --name"
-        )
+    repair.require_checkpoint(run_dir)
     changed = changes(spec["config"], config)
     fixed = {key: pair for key, pair in changed.items() if starts_with_any(key, FIXED)}
     refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")

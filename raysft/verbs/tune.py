@@ -80,9 +80,12 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
 
 def check_resume(run_dir: Path, config: "Config") -> list[str]:
     """No warning. Raises UserError when there is no search, or its trials were others."""
-    spec = rundir.read_json(run_dir / rundir.RUN)
+    from raysft.studies.tune.trials import read_before
+
+    spec = rundir.read_run(run_dir / rundir.RUN, "config")
     if not (run_dir / rundir.RESULTS).exists():
         raise UserError(f"{run_dir} has no trial to go on with: start it under another --name")
+    read_before(run_dir)
     if config.tune.scheduler == "pbt":
         raise UserError(
             f"{run_dir} cannot go on: under pbt the trials live off each other, and those that "

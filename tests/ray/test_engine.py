@@ -1,5 +1,9 @@
 """Precisions, stages, offload and checkpointing of activations, each a real short run."""
 
+import json
+import os
+import shutil
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -81,11 +85,14 @@ def test_a_checkpoint_in_bf16_holds_the_model_that_is_exported(
     from transformers import AutoModelForCausalLM
 
     from raysft.runs import rundir
-    from raysft.train.checkpoint.export import read_weights
+    from raysft.train.checkpoint.export import export_checkpoint, read_weights
 
+    base = shutil.copytree(tiny_model.parent, tmp_path / "base") / "model"
+    penalty = {"repetition_penalty": 1.5, "eos_token_id": 0}  # of the base model's settings
+    (base / "generation_config.json").write_text(json.dumps(penalty))
     settings = (f"engine.zero_stage={stage}", "engine.precision=bf16", "scaling.workers=1")
     config = tiny_config(
-        tiny_model, *settings, "run.max_steps=2", "checkpoint.every_steps=2",
+        base, *settings, "run.max_steps=2", "checkpoint.every_steps=2",
         "batch.tokens_per_micro_batch=128",
     )  # fmt: skip
     fit_in(tmp_path, config)
@@ -93,3 +100,15 @@ def test_a_checkpoint_in_bf16_holds_the_model_that_is_exported(
     found = read_weights(snapshot.checkpoints(tmp_path)[-1])
     for name, parameter in model.named_parameters():
         assert torch.equal(found[name].bfloat16(), parameter), name
+    spec = {"verb": "train", "config": config.model_dump(mode="json"), "stamp": {"utc": ""}}
+    rundir.write_json(tmp_path / rundir.RUN, spec)
+    exported = export_checkpoint(tmp_path, tmp_path / "exported")
+    trained = tmp_path / rundir.MODEL
+    written = [(x / "generation_config.json").read_text() for x in (exported, trained)]
+    found, wanted = map(json.loads, written)
+    assert found == wanted
+    assert found["repetition_penalty"] == 1.5
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (*exported.iterdir(), *trained.iterdir()):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask, path

@@ -135,7 +135,7 @@ def test_resume_without_a_run_or_with_other_settings(tmp_path: Path) -> None:
     check(unnamed, 2, "--resume needs --name")
     assert run_raysft(*TRAIN, "--dry-run", cwd=tmp_path).code == 0
     check(run_raysft(*TRAIN, "--resume", cwd=tmp_path), 2, "has no checkpoint to resume from")
-    (tmp_path / "runs/run/checkpoints").mkdir()
+    (tmp_path / "runs/run/checkpoints/checkpoint_1").mkdir(parents=True)
     register = {
         "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
     }

@@ -1,16 +1,17 @@
 """A register of checkpoints that a kill, a full disk or a person has damaged."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from raysft.errors import RunError
+from raysft.errors import RunError, UserError
 from raysft.runs import rundir, snapshot
 from raysft.train.checkpoint import layout, repair
-from raysft.train.checkpoint.export import read_weights
+from raysft.train.checkpoint.export import export_checkpoint, read_weights
 from raysft.train.checkpoint.integrity import crc
 
 
@@ -70,6 +71,25 @@ def test_where_nothing_is_whole_nothing_is_written(tmp_path: Path) -> None:
     (checkpoint(tmp_path, "checkpoint_a", 10) / "state.pt").unlink()
     assert repair.repair(tmp_path) is None
     assert not (tmp_path / rundir.CHECKPOINTS / snapshot.FILE).exists()
+
+
+def test_where_all_are_gone_that_is_what_a_resumption_and_an_export_say(run_dir: Path) -> None:
+    spec = {"verb": "train", "config": {"model": {"path": "x"}}, "stamp": {"command": "raysft"}}
+    rundir.write_json(run_dir / rundir.RUN, spec)
+    (run_dir / rundir.CHECKPOINTS / "checkpoint_a/state.pt").unlink()
+    with pytest.raises(UserError, match=r"checkpoint_a is damaged: state\.pt is missing"):
+        export_checkpoint(run_dir / rundir.CHECKPOINTS / "checkpoint_a", None)
+    shutil.rmtree(run_dir / rundir.CHECKPOINTS / "checkpoint_b")
+    gone = r"snapshot\.json named checkpoint_b, which is gone"
+    with pytest.raises(UserError, match=gone + ": name one of checkpoint_a, checkpoint_c in it"):
+        export_checkpoint(run_dir, None)
+    assert repair.repair(run_dir) is None
+    with pytest.raises(UserError, match=gone + ", and no other is whole"):
+        repair.require_checkpoint(run_dir)
+    for name in ("checkpoint_a", "checkpoint_c"):
+        shutil.rmtree(run_dir / rundir.CHECKPOINTS / name)
+    with pytest.raises(UserError, match="named checkpoint_a, which is gone: none lies beside it"):
+        export_checkpoint(run_dir, None)
 
 
 def test_rays_own_manager_reads_it(run_dir: Path) -> None:

@@ -1,10 +1,14 @@
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from raysft import job
+from raysft.carriers.local import remove_scratch
+from raysft.cli.runs_table import row
 from raysft.config.load import load_config
 from raysft.data.loader import StepData
 from raysft.errors import UserError
@@ -14,10 +18,13 @@ from raysft.runs.events import Checkpoint, Metrics, Started
 from raysft.runs.loggers import jsonl_logger
 from raysft.runtime.fit import total_steps
 from raysft.runtime.resources import require_resources
+from raysft.studies.results import header
 from raysft.train.clock import StepClock, percentile
 from raysft.train.metrics import due
 from raysft.verbs.resume import flat
+from raysft.verbs.settle import chosen_before
 from raysft.verbs.train import check_resume
+from raysft.verbs.tune import check_resume as check_resume_of_search
 
 CPU = torch.device("cpu")
 
@@ -167,7 +174,7 @@ def test_resume_tells_fixed_from_changed_settings(tmp_path: Path) -> None:
     rundir.write_json(tmp_path / rundir.RUN, {"config": before.model_dump(mode="json")})
     with pytest.raises(UserError, match="has no checkpoint to resume from"):
         check_resume(tmp_path, before)
-    (tmp_path / rundir.CHECKPOINTS).mkdir()
+    (tmp_path / rundir.CHECKPOINTS / "checkpoint_1").mkdir(parents=True)
     register = {
         "checkpoint_results": [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
     }
@@ -181,3 +188,55 @@ def test_resume_tells_fixed_from_changed_settings(tmp_path: Path) -> None:
     assert warnings("engine.zero_stage=1") == ["engine.zero_stage was 3 and is now 1"]
     with pytest.raises(UserError, match=r"batch.seq_len: 512 then, 256 now"):
         check_resume(tmp_path, load_config("gpt2-tiny-cpu", ["run.name=x", "batch.seq_len=256"]))
+
+
+DAMAGED = {
+    "{}": "it lacks ",
+    "[]": "it holds a list, not an object",
+    "{": "is damaged: ",
+    '{"verb": "train", "config": {}, "stamp": 3}': "it lacks ",
+}
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_run_json_is_told_by_whoever_reads_it(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "run" / rundir.RUN
+    file.parent.mkdir()
+    file.write_text(content)
+    config = load_config("gpt2-tiny-cpu")
+    readers: list[Callable[[], object]] = [
+        lambda: check_resume(file.parent, config),
+        lambda: check_resume_of_search(file.parent, config),
+        lambda: header("x", file.parent),
+    ]
+    for read in readers:
+        with pytest.raises(UserError) as told:
+            read()
+        assert f"{file} is damaged" in str(told.value)
+        assert DAMAGED[content] in str(told.value)
+    assert chosen_before(file.parent) == {}
+    assert row(file.parent)[2] == "[red]run.json is damaged[/]"
+    assert job.main(str(file)) == 2
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "{", '{"status": "done", "eval_loss_last": "x"}'])
+def test_a_damaged_summary_is_named_in_the_table(tmp_path: Path, content: str) -> None:
+    spec = {"verb": "train", "config": {"model": {}}, "stamp": {"utc": "2026-01-01T00:00:00"}}
+    rundir.write_json(tmp_path / rundir.RUN, spec)
+    assert row(tmp_path)[2] == "[default]planned[/]"
+    (tmp_path / rundir.SUMMARY).write_text(content)
+    assert row(tmp_path)[2] == "[red]summary.json is damaged[/]"
+    remove_scratch(tmp_path)
+
+
+def test_a_running_summary_without_a_process_is_of_a_run_that_died(tmp_path: Path) -> None:
+    summary = {"status": "running", "host": os.uname().nodename}
+    rundir.write_json(tmp_path / rundir.SUMMARY, summary)
+    assert rundir.status(tmp_path) == "died"
+
+
+def test_broken_lines_of_the_metrics_are_dropped_at_a_resumption(tmp_path: Path) -> None:
+    path = tmp_path / rundir.METRICS
+    path.write_bytes(b'{"step": 1}\n[]\n{}\n\xff\n{"step": "x"}\n{"step": 2}\n{"st')
+    jsonl_logger(path)(Started(2))
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

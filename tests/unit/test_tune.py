@@ -73,9 +73,8 @@ PRECISIONS = "tune.space.engine.precision={choice=[%s]}"
 def test_a_space_in_which_no_combination_is_valid_is_refused() -> None:
     assert "set warmup_ratio or warmup_steps, not both" in error_of(STEPS_AND_RATIO)
     assert "zero_stage 0 trains in fp32 only" in error_of(*STAGES, PRECISIONS % "'bf16'")
-    many = [
-        f"tune.space.optim.{key}={{choice=[1e-8,1e-7,1e-6]}}" for key in ("eps", "weight_decay")
-    ]
+    keys = ("optim.eps", "optim.weight_decay")
+    many = [f"tune.space.{key}={{choice=[1e-8,1e-7,1e-6]}}" for key in keys]
     assert "set warmup_ratio or warmup_steps, not both" in error_of(STEPS_AND_RATIO, *many)
 
 

@@ -8,27 +8,38 @@ from raysft.config.load import validate
 from raysft.config.schema import Config
 from raysft.errors import RunError, UserError
 from raysft.runs import rundir, snapshot
-from raysft.train.checkpoint import layout
+from raysft.train.checkpoint import layout, repair
+from raysft.train.checkpoint.integrity import damage, refuse_code
+
+GENERATION_CONFIG = "generation_config.json"
 
 
 def export_checkpoint(source: Path, to: Path | None) -> Path:
     """`source` is a run directory (its newest checkpoint is taken) or one checkpoint folder.
 
     The weights are the fp32 ones that the optimizer keeps, in the precision of the run.
-    Raises UserError when there is no checkpoint or the target exists.
+    Raises UserError when there is no whole checkpoint or the target exists.
     """
     run_dir, checkpoint = find_checkpoint(source)
+    if wrong := damage(checkpoint):
+        raise UserError(f"{checkpoint} is damaged: {wrong}. Name another one, if there is any")
     target = to or run_dir / rundir.MODEL
     if target.exists():
         raise UserError(f"{target} exists: name another folder with --to, or remove it")
-    spec = rundir.read_json(run_dir / rundir.RUN)
+    spec = rundir.read_run(run_dir / rundir.RUN, "config")
     config = validate(spec["config"], where=str(run_dir / rundir.RUN))
     write_folder(config, checkpoint, target)
     return target
 
 
 def find_checkpoint(source: Path) -> tuple[Path, Path]:
+    """The run directory and the checkpoint. Raises UserError."""
     if (source / rundir.RUN).exists():
+        folder = source / rundir.CHECKPOINTS
+        if wrong := repair.fault(folder):
+            found = sorted(path.name for path in folder.glob(layout.FOLDERS) if path.is_dir())
+            beside = f"name one of {', '.join(found)} in it" if found else "none lies beside it"
+            raise UserError(f"{folder / snapshot.FILE} {wrong}: {beside}")
         kept = snapshot.checkpoints(source)
         if not kept:
             raise UserError(f"{source} has no checkpoint")
@@ -56,13 +67,29 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
         )
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
+    keep_generation_config(model, checkpoint / layout.HF_FOLDER)
     model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint / layout.HF_FOLDER, trust_remote_code=False
     )
     tokenizer.save_pretrained(partial)
     write_card(config, partial)
+    set_modes(partial)
     partial.rename(target)
+
+
+def keep_generation_config(model: Any, hf_folder: Path) -> None:
+    """What the base model generates with, and the run's end tokens; older checkpoints lack it."""
+    from transformers import GenerationConfig
+
+    if (hf_folder / GENERATION_CONFIG).exists():
+        model.generation_config = GenerationConfig.from_pretrained(hf_folder)
+
+
+def set_modes(folder: Path) -> None:
+    """As the umask says, like config.json: safetensors makes files that their owner alone reads."""
+    for path in folder.iterdir():
+        shutil.copymode(folder / "config.json", path)
 
 
 def read_weights(checkpoint: Path) -> dict[str, Any]:
@@ -72,8 +99,6 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
     """
     import torch
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
-
-    from raysft.train.checkpoint.integrity import refuse_code
 
     refuse_code(checkpoint)
     # The stage of the run's config may be another: this one may be older than its last resumption.

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+from raysft.errors import UserError
 from raysft.runs import rundir, snapshot
 from raysft.train.checkpoint import layout
 
@@ -31,6 +32,20 @@ def repair(run_dir: Path) -> str | None:
     snapshot.write(folder, steps)
     file = folder / snapshot.FILE
     return f"{file} {wrong}: written again from the {len(steps)} whole checkpoints beside it"
+
+
+def require_checkpoint(run_dir: Path) -> None:
+    """Raises UserError where there is none to go on from, after `repair`."""
+    folder = run_dir / rundir.CHECKPOINTS
+    if wrong := fault(folder):
+        raise UserError(
+            f"{run_dir} has no checkpoint to resume from: {folder / snapshot.FILE} {wrong}, and no "
+            "other is whole. Put its folder back, or start the run under another --name"
+        )
+    if not snapshot.checkpoints(run_dir):
+        raise UserError(
+            f"{run_dir} has no checkpoint to resume from: start it under another --name"
+        )
 
 
 def fault(folder: Path) -> str | None:
