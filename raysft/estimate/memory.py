@@ -161,10 +161,12 @@ def loss(layout: Layout, dims: Dims) -> float:
 
 def raw_gradients(layout: Layout, dims: Dims) -> float:
     """Gradients as autograd makes them, until they are reduced: at stage 1 all, else a bucket and
-    that of the token embedding, which both ends of the model fill, once more than it is kept."""
+    that of the token embedding, which both ends of the model fill where they are tied, once more
+    than it is kept."""
     embedding = dims.vocabulary * dims.n_embd
     if layout.stage == 1:
-        return layout.weight_bytes * float(sum(parameters(dims).values()) + embedding)
+        again = embedding if dims.tied else 0
+        return layout.weight_bytes * float(sum(parameters(dims).values()) + again)
     return layout.weight_bytes * (2.0 * embedding + layout.bucket)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,13 +22,14 @@ ON_THE_HUB = {
 
 @dataclass(frozen=True)
 class Dims:
-    """A GPT-2, whose LM head shares the weight of the token embedding."""
+    """A GPT-2, whose LM head shares the weight of the token embedding where it is tied."""
 
     n_layer: int
     n_embd: int
     n_head: int
     n_positions: int
     vocabulary: int
+    tied: bool = True
 
 
 def dims_of(config: Config) -> Dims:
@@ -44,7 +45,8 @@ def dims_of(config: Config) -> Dims:
     path = str(model.path)
     file = Path(path).expanduser() / "config.json"
     if file.is_file():
-        return dims_of_json(file)
+        dims = dims_of_json(file)
+        return replace(dims, vocabulary=tokens_known(config)) if model.init == "scratch" else dims
     name = path.removeprefix("openai-community/")
     if name not in ON_THE_HUB:
         raise UserError(
@@ -56,11 +58,14 @@ def dims_of(config: Config) -> Dims:
 
 
 def dims_of_json(file: Path) -> Dims:
+    """Raises UserError where it is damaged, or of a model that is no GPT-2."""
     try:
-        raw: dict[str, Any] = json.loads(file.read_text())
+        raw: Any = json.loads(file.read_text())
+        if not isinstance(raw, dict):
+            raise ValueError(f"it holds a {type(raw).__name__}, not an object")
+        dims = dims_of_family(raw)
     except ValueError as error:
         raise UserError(f"model.path: {file} is damaged: {error}") from None
-    dims = dims_of_family(raw)
     if dims is None:
         raise UserError(
             f"model.path: {file} is of type {raw.get('model_type')!r}; the arithmetic here is of "
@@ -69,11 +74,29 @@ def dims_of_json(file: Path) -> Dims:
     return dims
 
 
+# What transformers takes for a key that a config.json of GPT-2 lacks, and its other names for them.
+GPT2_DEFAULTS = {
+    "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": GPT2_VOCABULARY,
+}  # fmt: skip
+GPT2_ALIASES = {
+    "num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
+    "max_position_embeddings": "n_positions",
+}  # fmt: skip
+
+
 def gpt2(raw: dict[str, Any]) -> Dims | None:
-    """None where its MLP is not 4 times as wide as the model."""
-    if raw.get("n_inner") not in (None, 4 * raw["n_embd"]):
+    """None where its MLP is not 4 times as wide as the model, or attends to another model.
+
+    Raises ValueError where a size is no whole number.
+    """
+    named = {GPT2_ALIASES.get(key, key): value for key, value in raw.items()}
+    sizes = {key: named.get(key, default) for key, default in GPT2_DEFAULTS.items()}
+    for key, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{key} is {value!r}, not a whole number above 0")
+    if named.get("n_inner") not in (None, 4 * sizes["n_embd"]) or named.get("add_cross_attention"):
         return None
-    return Dims(raw["n_layer"], raw["n_embd"], raw["n_head"], raw["n_positions"], raw["vocab_size"])
+    return Dims(*sizes.values(), tied=named.get("tie_word_embeddings", True) is not False)
 
 
 class Family(NamedTuple):
@@ -110,12 +133,14 @@ def parameters(dims: Dims) -> dict[str, int]:
     Radford et al. 2019, and the weights that transformers makes of its GPT2Config.
     """
     d = dims.n_embd
+    head = {} if dims.tied else {"LM head": dims.vocabulary * d}
     return {
         "token embedding": dims.vocabulary * d,
         "position embedding": dims.n_positions * d,
         "attention": dims.n_layer * (4 * d * d + 4 * d),
         "mlp": dims.n_layer * (8 * d * d + 5 * d),
         "norms": dims.n_layer * 4 * d + 2 * d,
+        **head,
     }
 
 

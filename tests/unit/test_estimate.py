@@ -1,16 +1,18 @@
 """The arithmetic of `raysft estimate` against counts made by others."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoConfig, GPT2Config, GPT2LMHeadModel
 
 from raysft.config.data import DEMO_VOCABULARY
 from raysft.config.load import load_config
@@ -20,7 +22,15 @@ from raysft.errors import UserError
 from raysft.estimate.devices import device_of
 from raysft.estimate.memory import LOGIT_BLOCK_BYTES, Layout, layout_of, memory_bytes, model_states
 from raysft.estimate.report import at, estimate, largest_micro_batch, total_gib
-from raysft.estimate.shape import Dims, dims_of, flops, parameters, tokens_known
+from raysft.estimate.shape import (
+    Dims,
+    dims_of,
+    dims_of_family,
+    dims_of_json,
+    flops,
+    parameters,
+    tokens_known,
+)
 from raysft.estimate.step_time import Hardware, computed_flops, scaling, step_time, traffic_bytes
 from raysft.train import head_nll
 
@@ -41,6 +51,61 @@ def on_meta(dims: Dims) -> GPT2LMHeadModel:
     )  # fmt: skip
     with torch.device("meta"):
         return GPT2LMHeadModel(config).train()
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        {"n_embd": 64, "n_head": 4},
+        {"hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2},
+        {"n_layer": 2, "n_positions": 64, "vocab_size": 99, "n_inner": None},
+        {"n_layer": 2, "tie_word_embeddings": False},
+    ],
+)
+def test_a_config_that_lacks_keys_is_what_transformers_makes_of_it(
+    tmp_path: Path, raw: dict[str, Any]
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"} | raw))
+    dims = dims_of_json(tmp_path / "config.json")
+    config = AutoConfig.from_pretrained(tmp_path, attn_implementation="eager")
+    assert dims == dims_of_family(config.to_dict())
+    with torch.device("meta"):
+        model = GPT2LMHeadModel(config).train()
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameters(dims).values()) == count
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, 64, dtype=torch.int64, device="meta")).logits.sum().backward()
+    ours = sum(flops(dims, 64, 64 * 64, 64).values())
+    assert ours == pytest.approx(counter.get_total_flops(), rel=0.02)
+
+
+def test_a_head_of_its_own_takes_memory(layout: Layout) -> None:
+    own = replace(LARGE, tied=False)
+    tied, untied = (memory_bytes(replace(layout, stage=1), dims) for dims in (LARGE, own))
+    head = LARGE.vocabulary * LARGE.n_embd
+    assert untied["weights"] - tied["weights"] == layout.weight_bytes * head
+    assert untied["Adam moments"] - tied["Adam moments"] == 8 * head / layout.workers
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [
+        ("[]", "it holds a list, not an object"),
+        ('{"model_type": "gpt2", "n_layer": "12"}', "n_layer is '12', not a whole number"),
+        ('{"model_type": "gemma3", "text_config": {}}', "is of type 'gemma3'"),
+        ("{}", "is of type None"),
+    ],
+)
+def test_a_config_that_is_none_is_told(tmp_path: Path, content: str, part: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=re.escape(part)):
+        dims_of_json(tmp_path / "config.json")
+
+
+def test_a_model_from_scratch_has_the_tokens_of_its_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2", "n_layer": 2}')
+    scratch = ["model.shape=none", f"model.path={tmp_path}", "model.tokenizer=demo"]
+    assert dims_of(load_config("gpt2-tiny-cpu", scratch)).vocabulary == DEMO_VOCABULARY
 
 
 @pytest.fixture
