@@ -96,7 +96,9 @@ def gpt2(raw: dict[str, Any]) -> Dims | None:
             raise ValueError(f"{key} is {value!r}, not a whole number above 0")
     if named.get("n_inner") not in (None, 4 * sizes["n_embd"]) or named.get("add_cross_attention"):
         return None
-    return Dims(*sizes.values(), tied=named.get("tie_word_embeddings", True) is not False)
+    n_layer, n_embd, n_head, n_positions, vocabulary = sizes.values()
+    tied = named.get("tie_word_embeddings", True) is not False
+    return Dims(n_layer, n_embd, n_head, n_positions, vocabulary, tied)
 
 
 class Family(NamedTuple):

@@ -58,6 +58,33 @@ def steps_equation(config: "Config") -> str:
     return f"{run.epochs:g} epochs x training records / {size}, rounded up"
 
 
+def cautions(config: "Config", total_steps: int, num_records: int) -> list[str]:
+    """What a run of so many steps over so many training records does, and few would want."""
+    from raysft.train.schedule import rate_at, warmup_steps
+
+    lr, size = config.optim.lr, config.batch.global_batch_size
+    found = []
+    if (warmup := warmup_steps(config.schedule, total_steps)) > total_steps:
+        found.append(
+            f"the warmup of {warmup:,} steps is longer than the run of {total_steps:,}: its rate "
+            f"ends at {rate_at(total_steps - 1, lr, config.schedule, total_steps):.3g} and never "
+            f"reaches optim.lr {lr:g}. Set a shorter schedule.warmup_steps, or train longer"
+        )
+    elif total_steps == 1 and rate_at(0, lr, config.schedule, 1) < lr:
+        floor = config.schedule.min_lr_ratio
+        found.append(
+            f"the run's only step trains at the floor of the rate, {lr * floor:g} = {floor:g} x "
+            f"{lr:g}: set schedule.min_lr_ratio = 1 for all of optim.lr, or train longer"
+        )
+    if size > num_records:
+        found.append(
+            f"batch.global_batch_size {size:,} is more than the {num_records:,} training records: "
+            f"every step sees some of them {-(-size // num_records)} times. Set it to "
+            f"{num_records:,} or less"
+        )
+    return found
+
+
 def engine_words(config: "Config") -> str:
     engine = config.engine
     words = [f"ZeRO stage {engine.zero_stage}", engine.precision]

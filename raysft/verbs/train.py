@@ -61,12 +61,16 @@ def run(
     template, hf_config, prepared, facts = beside_ray(
         config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there)
     )
+    from raysft.data.dataset import epoch_length
     from raysft.model.answers import finish_model
     from raysft.runtime.connect import shut_down_ray
-    from raysft.runtime.fit import fit
+    from raysft.runtime.fit import fit, total_steps
     from raysft.train.objectives.sft import SFT
 
     config = settled(config, hf_config, run_dir, emit)
+    epoch = epoch_length(prepared.train)
+    for caution in plan.cautions(config, total_steps(config, epoch), epoch):
+        emit(events.Warning(caution))
     emit(events.Status("starting workers"))
     observed: dict[str, Any] = {}
     last: dict[str, Any] = {}

@@ -71,8 +71,13 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         stamp=rundir.read_json(run_dir / rundir.RUN)["stamp"],
         replays={trial.number: replay(trial) for trial in before if trial.finished},
     )
+    epoch = epoch_length(data.train)
+    steps = total_steps(config, epoch)
+    if not any(key.startswith(("schedule.", "batch.")) for key in config.tune.space):
+        for caution in plan.cautions(config, steps, epoch):
+            emit(events.Warning(caution))
     emit(events.Status("searching"))
-    summary = search.run(shared, before, total_steps(config, epoch_length(data.train)), emit)
+    summary = search.run(shared, before, steps, emit)
     files = {"results": rundir.RESULTS, "report": rundir.REPORT, "best_config": rundir.BEST}
     paths = {name: str(run_dir / file) for name, file in files.items()}
     return summary | paths | {"data": inputs.facts}

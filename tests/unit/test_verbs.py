@@ -11,6 +11,7 @@ from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies import results as study_results
+from raysft.verbs import plan
 from raysft.verbs.registry import STUDIES, VERBS
 from raysft.verbs.resume import admit
 from raysft.verbs.verb import Verb
@@ -111,3 +112,40 @@ def test_results_that_are_none_are_told(content: str, told: str, tmp_path: Path)
     file.write_text(json.dumps({"stamp": {}, "config": {}, **json.loads(content)}))
     with pytest.raises(UserError, match=told):
         study_results.read_with_study(file, STUDIES)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "steps", "records", "part"),
+    [
+        (
+            ["schedule.warmup_steps=20"],
+            10,
+            99,
+            "is longer than the run of 10: its rate ends",
+        ),
+        (
+            ["optim.lr=1e-3"],
+            1,
+            99,
+            "trains at the floor of the rate, 0.0001 = 0.1 x 0.001",
+        ),
+        (
+            ["batch.global_batch_size=64"],
+            9,
+            30,
+            "64 is more than the 30 training records",
+        ),
+    ],
+)
+def test_what_few_would_want_is_said(
+    overrides: list[str], steps: int, records: int, part: str
+) -> None:
+    settings = ["batch.global_batch_size=8", "schedule.warmup_steps=none", *overrides]
+    (told,) = plan.cautions(load_config("gpt2-tiny-cpu", settings), steps, records)
+    assert part in told
+
+
+@pytest.mark.parametrize("overrides", [["schedule.warmup_steps=1"], ["schedule.min_lr_ratio=1.0"]])
+def test_one_step_at_the_whole_rate_is_nothing_to_say(overrides: list[str]) -> None:
+    config = load_config("gpt2-tiny-cpu", ["schedule.warmup_steps=none", *overrides])
+    assert plan.cautions(config, 1, config.batch.global_batch_size) == []
