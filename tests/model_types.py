@@ -79,12 +79,14 @@ def small_config(model_type: str) -> PreTrainedConfig:
     return config_class(**{key: value for key, value in SMALL.items() if key in known})
 
 
-def nested(model_type: str) -> Any:
+def nested(model_type: str, vocab_size: int = VOCABULARY) -> Any:
     """The config of a model for text and images, both parts small."""
+
+    sizes = SMALL | {"vocab_size": vocab_size}
 
     def small(table: dict[str, Any]) -> dict[str, Any]:
         named = {key: value for key, value in table.items() if value is not None}
-        kept = {key: SMALL[key] for key in named if key in SMALL}
+        kept = {key: sizes[key] for key in named if key in sizes}
         inner = {key: small(value) for key, value in named.items() if key.endswith("_config")}
         vision = {"image_size": 28, "patch_size": 14} if "vision" in table["model_type"] else {}
         return {"model_type": table["model_type"], **kept, **inner, **vision}

@@ -36,8 +36,9 @@ class Model(Section):
     """The model to train, and its tokenizer: the one section that every config must have."""
 
     path: str | None = None
-    """Hugging Face hub id or local folder of the model. May be absent only when `init` is
-    `"scratch"` and both `shape` and `tokenizer` are set."""
+    """Hugging Face hub id or local folder of the model; of one for text and images, its text part
+    is taken. May be absent only when `init` is `"scratch"` and both `shape` and `tokenizer` are
+    set."""
     init: Literal["pretrained", "scratch"] = "pretrained"
     """`"pretrained"` starts from the weights of `path`; `"scratch"` from random weights, in the
     architecture of `shape` or, without one, of `path`."""
@@ -58,7 +59,8 @@ class Model(Section):
     """Compile each block with `torch.compile`, which the first steps wait for. Needs `zero_stage` 0
     or 1."""
     dropout: Annotated[FractionBelowOne, Unit("probability")] = 0.0
-    """Dropout wherever the architecture applies it. Replaces what the model's own config says."""
+    """Dropout wherever the architecture applies it, by whatever name. Replaces what the model's own
+    config says; 0 also ends noise of another kind, such as a router's jitter."""
 
     @property
     def recomputes(self) -> bool:

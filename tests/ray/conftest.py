@@ -124,13 +124,18 @@ def groups(cluster: None) -> Iterator[Groups]:  # noqa: ARG001
     GROUPS.close()
 
 
-def fit_in(folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
-    """Run `fit` on the shared cluster; what it emitted, and the data it used."""
+def fit_in(
+    folder: Path, config: Config, events: list[Event] | None = None
+) -> tuple[RunResult, list[Event], Prepared]:
+    """Run `fit` on the shared cluster; what it emitted, and the data it used.
+
+    events: a list for what it emits, for those who want it where the run fails.
+    """
     GROUPS.close()  # which hold what this run needs
     template = load_template(config)
     hf_config = load_model_config(config, template)
     data = prepare(config, template)
-    events: list[Event] = []
+    events = [] if events is None else events
     result = fit(
         config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append
     )

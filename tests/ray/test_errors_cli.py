@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,6 +148,35 @@ def test_resume_without_a_run_or_with_other_settings(tmp_path: Path) -> None:
         "model.shape.n_layer: 2 then, 3 now",
         "run.seed: 0 then, 1 now",
     )
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "{"])
+def test_a_damaged_run_json(tmp_path: Path, content: str) -> None:
+    (tmp_path / "runs/run").mkdir(parents=True)
+    (tmp_path / "runs/run/run.json").write_text(content)
+    for command in ((*TRAIN, "--resume"), ("export", "runs/run")):
+        check(run_raysft(*command, cwd=tmp_path), 2, "runs/run/run.json is damaged")
+    assert "run.json is damaged" in run_raysft("runs", cwd=tmp_path).stdout
+
+
+def test_checkpoints_that_somebody_removed(tmp_path: Path) -> None:
+    assert run_raysft(*TRAIN, "--dry-run", cwd=tmp_path).code == 0
+    snapshot_file = tmp_path / "runs/run/checkpoints" / snapshot.FILE
+    snapshot_file.parent.mkdir()
+    results = [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
+    write(snapshot_file, {"checkpoint_results": results})
+    gone = f"checkpoints/{snapshot.FILE} named checkpoint_1, which is gone"
+    check(run_raysft(*TRAIN, "--resume", cwd=tmp_path), 2, gone, "no other is whole")
+    check(run_raysft("export", "runs/run", cwd=tmp_path), 2, gone, "none lies beside it")
+
+
+def test_an_address_without_a_cluster_is_told_within_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = time.monotonic()
+    outcome = run_raysft(*TRAIN, cwd=tmp_path, RAY_ADDRESS=address)
+    check(outcome, 2, f"RAY_ADDRESS is {address}, and nobody answers there", "Unset RAY_ADDRESS")
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize("command", [("export", "nowhere"), ("generate", "./nowhere", "hello")])

@@ -8,14 +8,21 @@ import pytest
 import torch
 from ray.train import RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    LlamaConfig,
+)
 
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
+from raysft.errors import UserError
 from raysft.model.load import load_model, load_model_config, load_template
+from raysft.runs.events import Event, Placed, Restart, Warning
 from raysft.runtime.connect import worker_environment
-from tests.model_types import nested
-from tests.ray.conftest import tiny_config
+from tests.model_types import nested, small_config
+from tests.ray.conftest import Groups, fit_in, steps_of, tiny_config
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
@@ -116,3 +123,53 @@ def test_scratch_and_pretrained(tiny_model: Path, tmp_path: Path) -> None:
     for name, parameter in plain.named_parameters():
         wanted = (parameter.mean().item(), parameter.std().item())
         assert from_folder["spread"][name] == pytest.approx(wanted, abs=1e-7)
+
+
+def with_tokenizer(folder: Path, tiny_model: Path) -> Path:
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(folder)
+    return folder
+
+
+def test_a_model_that_fails_is_told_after_one_start(tiny_model: Path, tmp_path: Path) -> None:
+    """Three heads of keys for four of queries: whatever computes attention refuses them."""
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 3}
+    hf_config = LlamaConfig(hidden_size=32, intermediate_size=48, num_hidden_layers=1, **heads)
+    hf_config.save_pretrained(tmp_path / "model")
+    folder = with_tokenizer(tmp_path / "model", tiny_model)
+    data = f"data.path={tiny_model.parent / 'records.json'}"
+    config = tiny_config(folder, "model.init=scratch", "model.shape=none", data)
+    events: list[Event] = []
+    with pytest.raises(UserError, match="a model of type 'llama' fails before it has trained a"):
+        fit_in(tmp_path / "run", config, events)
+    assert sum(isinstance(event, Placed) for event in events) == 1
+    assert not any(isinstance(event, Restart) for event in events)
+
+
+def test_the_text_of_a_model_for_images_is_trained_and_exported(
+    tiny_model: Path, tmp_path: Path, groups: Groups
+) -> None:
+    hf_config = nested("gemma3", vocab_size=len(AutoTokenizer.from_pretrained(tiny_model)))
+    AutoModelForImageTextToText.from_config(hf_config).save_pretrained(tmp_path / "model")
+    folder = with_tokenizer(tmp_path / "model", tiny_model)
+    config = tiny_config(folder, f"data.path={tiny_model.parent / 'records.json'}")
+    result, events, _ = groups.fit_in(tmp_path / "run", config)
+    losses = [step["loss"] for step in steps_of(events)]
+    assert losses[-1] < losses[0]
+    assert result.totals["export_logit_difference"] < 1e-3
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "run/model")
+    assert type(exported).__name__ == "Gemma3ForCausalLM"
+
+
+def test_a_model_that_fails_on_packs_is_trained_on_padded_records(
+    tiny_model: Path, tmp_path: Path, groups: Groups
+) -> None:
+    """Under ZeRO-3, which has gathered parameters when it fails."""
+    hf_config = small_config("doge")
+    hf_config.vocab_size = len(AutoTokenizer.from_pretrained(tiny_model))
+    hf_config.save_pretrained(tmp_path / "model")
+    folder = with_tokenizer(tmp_path / "model", tiny_model)
+    data = f"data.path={tiny_model.parent / 'records.json'}"
+    config = tiny_config(folder, "model.init=scratch", "model.shape=none", data)
+    _, events, _ = groups.fit_in(tmp_path / "run", config)
+    assert len(steps_of(events)) == 5
+    assert any(isinstance(e, Warning) and "fails on them" in e.message for e in events)

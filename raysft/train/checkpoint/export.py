@@ -20,34 +20,38 @@ def export_checkpoint(source: Path, to: Path | None) -> Path:
     The weights are the fp32 ones that the optimizer keeps, in the precision of the run.
     Raises UserError when there is no whole checkpoint or the target exists.
     """
-    run_dir, checkpoint = find_checkpoint(source)
-    if wrong := damage(checkpoint):
-        raise UserError(f"{checkpoint} is damaged: {wrong}. Name another one, if there is any")
+    run_dir = find_run(source)
+    spec = rundir.read_run(run_dir / rundir.RUN, "config")
+    checkpoint = newest_checkpoint(source) if source == run_dir else source
     target = to or run_dir / rundir.MODEL
     if target.exists():
         raise UserError(f"{target} exists: name another folder with --to, or remove it")
-    spec = rundir.read_run(run_dir / rundir.RUN, "config")
+    if wrong := damage(checkpoint):
+        raise UserError(f"{checkpoint} is damaged: {wrong}. Name another one, if there is any")
     config = validate(spec["config"], where=str(run_dir / rundir.RUN))
     write_folder(config, checkpoint, target)
     return target
 
 
-def find_checkpoint(source: Path) -> tuple[Path, Path]:
-    """The run directory and the checkpoint. Raises UserError."""
-    if (source / rundir.RUN).exists():
-        folder = source / rundir.CHECKPOINTS
-        if wrong := repair.fault(folder):
-            found = sorted(path.name for path in folder.glob(layout.FOLDERS) if path.is_dir())
-            beside = f"name one of {', '.join(found)} in it" if found else "none lies beside it"
-            raise UserError(f"{folder / snapshot.FILE} {wrong}: {beside}")
-        kept = snapshot.checkpoints(source)
-        if not kept:
-            raise UserError(f"{source} has no checkpoint")
-        return source, kept[-1]
-    run_dir = source.resolve().parent.parent
-    if not (run_dir / rundir.RUN).exists():
-        raise UserError(f"{source} is neither a run directory nor a checkpoint in one")
-    return run_dir, source
+def find_run(source: Path) -> Path:
+    """The run directory: `source`, or what a checkpoint lies in. Raises UserError."""
+    for run_dir in (source, source.resolve().parent.parent):
+        if (run_dir / rundir.RUN).exists():
+            return run_dir
+    raise UserError(f"{source} is neither a run directory nor a checkpoint in one")
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """Raises UserError where there is none, or it is not known which."""
+    folder = run_dir / rundir.CHECKPOINTS
+    if wrong := repair.fault(folder):
+        found = sorted(path.name for path in folder.glob(layout.FOLDERS) if path.is_dir())
+        beside = f"name one of {', '.join(found)} in it" if found else "none lies beside it"
+        raise UserError(f"{folder / snapshot.FILE} {wrong}: {beside}")
+    kept = snapshot.checkpoints(run_dir)
+    if not kept:
+        raise UserError(f"{run_dir} has no checkpoint")
+    return kept[-1]
 
 
 def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
