@@ -54,15 +54,17 @@ def load(path: str) -> tuple[Any, Template]:
     The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoConfig, AutoTokenizer, GenerationConfig
     from transformers.utils import logging
 
-    from raysft.model.load import load_from_hub_or_folder
+    from raysft.model.load import load_from_hub_or_folder, load_weights
+    from raysft.model.text_part import text_part
 
     logging.disable_progress_bar()
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     template = install_template(tokenizer, "auto")
-    model = load_from_hub_or_folder(AutoModelForCausalLM, path, "model")
+    hf_config = text_part(load_from_hub_or_folder(AutoConfig, path, "model"), path)
+    model = load_weights(path, hf_config, {})
     # Greedy means the likeliest token: what a base model penalises or samples by default goes.
     model.generation_config = GenerationConfig()
     if torch.cuda.is_available():
