@@ -39,7 +39,7 @@ def hosts(host: str) -> list[str]:
 
 
 def answer(host: str, port: int) -> str | None:
-    """What is wrong there; None where a server of gRPC answers."""
+    """What is wrong there; None where it may be a server of gRPC."""
     try:
         with socket.create_connection((host, port), timeout=WITHIN_S) as connection:
             if os.environ.get("RAY_USE_TLS", "0") == "1":
@@ -47,7 +47,8 @@ def answer(host: str, port: int) -> str | None:
             head = first_bytes(connection)
     except (OSError, OverflowError) as error:
         return f"nobody answers there ({getattr(error, 'strerror', None) or error})"
-    is_grpc = len(head) == FRAME_HEADER and head[3] == SETTINGS
+    # One that says nothing may want another way to be spoken to, such as TLS: Ray is to find out.
+    is_grpc = len(head) < FRAME_HEADER or head[3] == SETTINGS
     return None if is_grpc else "what answers there is no Ray cluster"
 
 
