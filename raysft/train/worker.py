@@ -64,7 +64,8 @@ def train_worker(
     emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
     engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
-    config = exact_layout(config, engine, job.hf_config.vocab_size, emit)
+    longest = int(max(train.lengths.max(initial=1), heldout.lengths.max(initial=1)))
+    config = exact_layout(config, engine, job.hf_config.vocab_size, longest, emit)
     reads = objective.reads(config, train, heldout, rank, world_size)
     if config.log.profile_steps:
         watch_communication()
