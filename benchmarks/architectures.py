@@ -1,4 +1,4 @@
-"""The demo on architectures that are not GPT-2's, from scratch, about half a million parameters each.
+"""The demo on architectures that are not GPT-2's, of about half a million parameters each.
 
     python benchmarks/architectures.py [NAME...] [--storage FOLDER]
 
