@@ -106,11 +106,10 @@ def main() -> None:
     parser.add_argument("--storage", type=Path)
     options = parser.parse_args()
     storage = options.storage or Path(tempfile.mkdtemp(prefix="architectures-"))
-    print(
-        "| type | parameters | records | held-out loss, claimed | in transformers | exact match |"
-    )
-    print("|---|---|---|---|---|---|")
-    sys.exit(not all([row(name, storage) for name in options.names]))
+    columns = ("type", "parameters", "records", "held-out loss", "in transformers", "exact match")
+    print(f"| {' | '.join(columns)} |", "|---" * len(columns) + "|", sep="\n")
+    kept = [row(name, storage) for name in options.names]
+    sys.exit(not all(kept))
 
 
 if __name__ == "__main__":
