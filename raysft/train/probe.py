@@ -64,6 +64,14 @@ def exact_layout(config: Config, engine: Any, vocabulary: int, longest: int, emi
     which is said. Raises UserError where neither is.
     """
     model = inner(engine)
+    if (limit := rotated_alike_up_to(model)) < longest:
+        emit(
+            events.Warning(
+                f"records reach {longest:,} tokens, and past {limit:,} this model rotates the "
+                "positions of a whole batch by its longest record: shorter ones in it are computed "
+                f"otherwise than alone. Set batch.seq_len = {limit} to train what is exported"
+            )
+        )
     name, records = type(model).__name__, random_records(vocabulary)
     if config.batch.packing and config.model.attention == "sdpa":
         fault: str | None = "its attention takes no packs"
@@ -169,6 +177,22 @@ def untold_window(model: Any, longest: int) -> str | None:
         if isinstance(window, int) and window < longest and window not in told_windows:
             return f"its attention does not apply its {name} of {window} tokens to them"
     return None
+
+
+def rotated_alike_up_to(model: Any) -> float:
+    """How long a record may be so that it does not change the positions of others in its batch.
+
+    Past that, "dynamic" and "longrope" rotations depend on the longest record, in transformers too.
+    """
+    hf_config = model.config.get_text_config()
+    rope = getattr(hf_config, "rope_parameters", None) or {}
+    limits = [float("inf")]
+    for one in [rope, *(part for part in rope.values() if isinstance(part, dict))]:
+        if one.get("rope_type") == "longrope":
+            limits.append(one["original_max_position_embeddings"])
+        elif "dynamic" in str(one.get("rope_type")):
+            limits.append(hf_config.max_position_embeddings)
+    return min(limits)
 
 
 def alone(engine: Any, records: TokenDataset, index: int) -> Tensor:

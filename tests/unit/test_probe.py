@@ -11,6 +11,7 @@ from transformers import (
     Llama4TextConfig,
     MistralConfig,
     NemotronConfig,
+    Phi3Config,
     PhimoeConfig,
     PreTrainedConfig,
 )
@@ -92,6 +93,15 @@ def test_a_window_that_no_record_reaches_packs() -> None:
     experts = {"num_local_experts": 2, "num_experts_per_tok": 1}
     config, engine = start(PhimoeConfig(**SIZES, **experts, sliding_window=64))
     assert layout(config, engine) == (config, [])
+
+
+def test_a_rotation_that_goes_by_the_longest_record_is_told() -> None:
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 48,
+            "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}  # fmt: skip
+    config, engine = start(Phi3Config(**SIZES, rope_parameters=rope))
+    _, (message,) = layout(config, engine)
+    assert "records reach 64 tokens, and past 48" in message
+    assert "batch.seq_len = 48" in message
 
 
 def test_a_model_that_sees_later_tokens_is_refused() -> None:
