@@ -96,9 +96,10 @@ def test_a_window_that_no_record_reaches_packs() -> None:
 
 
 def test_a_rotation_that_goes_by_the_longest_record_is_told() -> None:
-    rope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 48,
-            "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}  # fmt: skip
-    config, engine = start(Phi3Config(**SIZES, rope_parameters=rope))
+    rope = {"rope_type": "longrope", "rope_theta": 1e4, "short_factor": [1.0] * 4,
+            "long_factor": [2.0] * 4}  # fmt: skip
+    hf_config = Phi3Config(**SIZES, rope_parameters=rope, original_max_position_embeddings=48)
+    config, engine = start(hf_config)
     _, (message,) = layout(config, engine)
     assert "records reach 64 tokens, and past 48" in message
     assert "batch.seq_len = 48" in message
