@@ -22,6 +22,7 @@ from raysft.cli.options import (
 )
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import rundir
+from raysft.runs.lock import held
 from raysft.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -120,16 +121,19 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
         return
     if typed.ship_code:
         raise UserError("--ship-code sends this checkout to a cluster: which one, --address?")
-    for warning in admit(verb, run_dir, config, resume=typed.resume):
-        terminal.warning(warning)
-    rundir.write_run(run_dir, spec)
-    terminal.stderr.print(f"[bold]raysft {verb.name}[/] {source} to {run_dir}")
-    for row in rows:
-        terminal.fact(*row)
-    if typed.dry_run:
-        print(entrypoint(run_dir / rundir.RUN))
-        return
-    run_here(run_dir, as_json=typed.as_json)
+    if typed.resume:
+        rundir.read_json(run_dir / rundir.RUN)  # or a folder would be made for a name misspelt
+    with held(run_dir, terminal.warning):
+        for warning in admit(verb, run_dir, config, resume=typed.resume):
+            terminal.warning(warning)
+        rundir.write_run(run_dir, spec)
+        terminal.stderr.print(f"[bold]raysft {verb.name}[/] {source} to {run_dir}")
+        for row in rows:
+            terminal.fact(*row)
+        if typed.dry_run:
+            print(entrypoint(run_dir / rundir.RUN))
+            return
+        run_here(run_dir, as_json=typed.as_json)
 
 
 def named(config: "Config", source: str, typed: Submission) -> "Config":
