@@ -25,6 +25,7 @@ from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
 from raysft.runs.processes import adopt_orphans, end_children
 from raysft.runtime.connect import shut_down_ray
+from raysft.verbs.identities import ACCEPTED, known_before
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
 from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
@@ -74,8 +75,9 @@ def run(
         summary |= {"status": status, "error": message}
         if status == "interrupted":
             summary["resumable"] = verb.has_left(run_dir)
-    with suppress(UserError):  # with what "auto" came to
-        summary["config"] = rundir.read_json(run_dir / rundir.RUN)["config"]
+    with suppress(UserError):  # with what "auto" came to, and what was accepted
+        written = rundir.read_json(run_dir / rundir.RUN)
+        summary |= {key: written[key] for key in ("config", ACCEPTED) if key in written}
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
     end_children()
@@ -99,6 +101,7 @@ def arrive(run_dir: Path, spec: dict[str, Any], config: Config) -> tuple[Config,
         config = as_chosen(config, chosen)
         spec |= {"config": config.model_dump(mode="json"), CHOSEN: chosen}
     warnings = admit(VERBS[spec["verb"]], run_dir, config, resume=spec["resume"])
+    spec |= known_before(run_dir) if spec["resume"] else {}
     submitted = spec["stamp"]["version"]
     if submitted != __version__:
         warnings.append(f"submitted by raysft {submitted}, and run by {__version__} of the cluster")

@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from raysft.data import demo
 from raysft.runs import lock, rundir, snapshot
 from raysft.train.checkpoint import layout
 from raysft.train.checkpoint.integrity import damage
@@ -323,3 +324,27 @@ def test_all_checkpoints_are_corrupted(undisturbed: Run, ledger: Enter, tmp_path
     said = Run(tmp_path, resume=True).end(code=1)
     assert "is whole: 1 of 2 manifests are missing in the oldest of them" in said
     fault.ended = "a clear error"
+
+
+def test_the_data_is_cut_between_two_runs(ledger: Enter, tmp_path: Path) -> None:
+    """It is refused; the same records at another path are not."""
+    fault = ledger("data changed", "the file cut to half between SIGINT and --resume")
+    records = demo.generate(400)
+    demo.train_tokenizer(records).save_pretrained(tmp_path / "tokenizer")
+    lines = [json.dumps(record) + "\n" for record in records]
+    live, moved = tmp_path / "live.jsonl", tmp_path / "moved.jsonl"
+    live.write_text("".join(lines))
+    tokenizer = f"model.tokenizer={tmp_path / 'tokenizer'}"
+    run = Run(tmp_path, tokenizer, f"data.path={live}")
+    run.reach(12)
+    run.process.send_signal(signal.SIGINT)
+    run.end(code=130)
+    live.rename(moved)
+    live.write_text("".join(lines[:200]))
+    said = Run(tmp_path, tokenizer, f"data.path={live}", resume=True).end(code=2)
+    assert "training records: '380, " in said
+    assert "held-out records: '20, " in said
+    fault.ended = "a clear error"
+    again = Run(tmp_path, tokenizer, f"data.path={moved}", resume=True)
+    again.end()
+    assert len(again.curve()) == STEPS + 1

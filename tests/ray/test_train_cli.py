@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -221,6 +222,27 @@ def test_interrupted_and_resumed_is_the_same_run(short_run: Outcome, folder: Pat
     assert chose not in resumed.stderr
     assert "packs of at most 2,048 tokens" in resumed.stderr
     assert curve(folder / "runs/cut") == curve(folder / "runs/short")
+
+
+def test_other_records_are_gone_on_with_only_when_told(short_run: Outcome, folder: Path) -> None:
+    """A copy of the run, from which other records are to be held out."""
+    assert short_run.code == 0
+    shutil.copytree(folder / "runs/short", folder / "runs/other")
+    command = (
+        "train", "gpt2-tiny-cpu", "--name", "other", "--resume", "--json", *SHORT,
+        "--set", "eval.max_records=100", "--set", "run.max_steps=21",
+    )  # fmt: skip
+    refused = run_raysft(*command, cwd=folder)
+    assert refused.code == 2
+    assert refused.stderr.count("error:") == 1
+    assert "training records: '8,000, " in refused.stderr
+    assert "held-out records: '200, " in refused.stderr
+    assert "--accept-changes" in refused.stderr
+    accepted = run_raysft(*command, "--accept-changes", cwd=folder)
+    assert accepted.code == 0, accepted.stderr
+    assert accepted.stderr.count("accepted by --accept-changes:") == 2
+    assert accepted.summary["steps"] == 21
+    assert len(accepted.summary["accepted_changes"]) == 2
 
 
 def started_twice(name: str, options: tuple[str, ...], folder: Path) -> "subprocess.Popen[str]":
