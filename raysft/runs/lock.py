@@ -212,8 +212,9 @@ def words(holder: Holder | None) -> str:
 
 def refusal(file: Path, found: str) -> str:
     holder = parse(found)
-    kill = f", `kill -INT {holder.pid}` on {holder.host}" if holder else ""
+    is_here = holder is not None and holder.pid_space == pid_space()
+    here = f"Ctrl-C, or `kill -INT {holder.pid}`" if holder and is_here else "Ctrl-C there"
     return (
         f"{file.parent} is being written: it is held {words(holder)}. Wait for the end of that run "
-        f"or stop it (Ctrl-C{kill}, `raysft stop` on a cluster), or choose another --name"
+        f"or stop it ({here}; `raysft stop` on a cluster), or choose another --name"
     )

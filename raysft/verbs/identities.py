@@ -20,6 +20,7 @@ from raysft.verbs.resume import refuse
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from raysft.config.model import Model
     from raysft.config.schema import Config
     from raysft.data.dataset import Prepared, TokenDataset
     from raysft.data.template import Template
@@ -50,12 +51,12 @@ def identities(
     tokenizer = template.tokenizer
     tokens = digest([tokenizer_identity(tokenizer).encode()])
     trained = prepared.tokenised.records["key"][prepared.kept]
-    model = identity_of_model(str(config.model.path), hf_config)
+    model = identity_of_model(config.model, hf_config)
     return {
         TRAINED: identity_of_records(trained, prepared.train),
         HELD_OUT: identity_of_records(prepared.heldout_keys, prepared.heldout),
         TEMPLATE: digest([template.source.encode()]),
-        TOKENIZER: f"{len(tokenizer):,} tokens, {tokens}",
+        TOKENIZER: f"{len(tokenizer):,} tokens ({tokens})",
     } | ({MODEL: model} if model else {})
 
 
@@ -63,17 +64,19 @@ def identity_of_records(keys: "NDArray[Any]", records: "TokenDataset") -> str:
     """keys: a digest of the text of each record, template included."""
     columns = (keys, records.lengths, records.supervised, records.source)
     parts = [column.tobytes() for column in columns]
-    return f"{len(records):,}, {digest([*parts, repr(records.weights).encode()])}"
+    return f"{len(records):,} ({digest([*parts, repr(records.weights).encode()])})"
 
 
-def identity_of_model(path: str, hf_config: Any) -> str | None:
-    """Of a folder or hub id; None of a model that the config alone describes."""
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
+def identity_of_model(model: "Model", hf_config: Any) -> str | None:
+    """Of a folder by its files, of a hub id by its commit; None where only the config tells."""
+    if model.path is None or (model.init == "scratch" and model.shape):
+        return None
+    described = Path(model.path) / "config.json"
+    if not described.is_file():
         return getattr(hf_config, "_commit_hash", None)
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin"))
-    samples = (part for file in files for part in sampled(file))
-    return digest(chain([(folder / "config.json").read_bytes()], samples))
+    found = sorted(p for p in described.parent.iterdir() if p.suffix in (".safetensors", ".bin"))
+    weights = found if model.init == "pretrained" else []
+    return digest(chain([described.read_bytes()], *map(sampled, weights)))
 
 
 def sampled(file: Path) -> Iterable[bytes]:

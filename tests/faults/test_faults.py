@@ -342,8 +342,8 @@ def test_the_data_is_cut_between_two_runs(ledger: Enter, tmp_path: Path) -> None
     live.rename(moved)
     live.write_text("".join(lines[:200]))
     said = Run(tmp_path, tokenizer, f"data.path={live}", resume=True).end(code=2)
-    assert "training records: '380, " in said
-    assert "held-out records: '20, " in said
+    assert "training records: '380 (" in said
+    assert "held-out records: '20 (" in said
     fault.ended = "a clear error"
     again = Run(tmp_path, tokenizer, f"data.path={moved}", resume=True)
     again.end()

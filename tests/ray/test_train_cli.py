@@ -235,8 +235,8 @@ def test_other_records_are_gone_on_with_only_when_told(short_run: Outcome, folde
     refused = run_raysft(*command, cwd=folder)
     assert refused.code == 2
     assert refused.stderr.count("error:") == 1
-    assert "training records: '8,000, " in refused.stderr
-    assert "held-out records: '200, " in refused.stderr
+    assert "training records: '8,000 (" in refused.stderr
+    assert "held-out records: '200 (" in refused.stderr
     assert "--accept-changes" in refused.stderr
     accepted = run_raysft(*command, "--accept-changes", cwd=folder)
     assert accepted.code == 0, accepted.stderr

@@ -72,8 +72,8 @@ def changed(before: dict[str, str], now: dict[str, str]) -> set[str]:
 
 def test_each_input_is_told_from_another(tmp_path: Path) -> None:
     before = found_in(tmp_path / "before")
-    assert before[TRAINED].startswith("32, ")
-    assert before[HELD_OUT].startswith("8, ")
+    assert before[TRAINED].startswith("32 (")
+    assert before[HELD_OUT].startswith("8 (")
     assert changed(before, found_in(tmp_path / "elsewhere")) == set()
     records = {TRAINED, HELD_OUT}
     assert changed(before, found_in(tmp_path / "cut", ROWS[:20])) == records
@@ -94,24 +94,33 @@ def test_a_template_that_is_edited_is_another(tmp_path: Path) -> None:
     assert changed(before, now) == {TEMPLATE, TRAINED, HELD_OUT}
 
 
+def model_in(folder: Path, *overrides: str) -> str | None:
+    pretrained = ["model.init=pretrained", "model.shape=none", f"model.path={folder}"]
+    config = load_config("gpt2-tiny-cpu", [*pretrained, "model.tokenizer=./x", *overrides])
+    return identity_of_model(config.model, None)
+
+
 def test_a_model_is_known_by_its_config_and_samples_of_its_weights(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
-    assert identity_of_model(str(folder), None) is None  # of a config alone
+    assert model_in(folder) is None
     (folder / "config.json").write_text("{}")
     weights = bytearray(1 << 21)
     (folder / "model.safetensors").write_bytes(weights)
-    before = identity_of_model(str(folder), None)
+    before, scratch = model_in(folder), model_in(folder, "model.init=scratch")
     shutil.copytree(folder, tmp_path / "copy")
-    assert identity_of_model(str(tmp_path / "copy"), None) == before
+    assert model_in(tmp_path / "copy") == before
     for place in (slice(0, 1), slice(1 << 20, (1 << 20) + (1 << 18)), slice(-1, None)):
         other = weights.copy()
         other[place] = b"1" * len(other[place])
         (folder / "model.safetensors").write_bytes(other)
-        assert identity_of_model(str(folder), None) != before
+        assert model_in(folder) != before
+        assert model_in(folder, "model.init=scratch") == scratch
     (folder / "model.safetensors").write_bytes(weights)
     (folder / "config.json").write_text("{ }")
-    assert identity_of_model(str(folder), None) != before
+    assert model_in(folder) != before
+    shaped = load_config("gpt2-tiny-cpu", [f"model.path={folder}"])
+    assert identity_of_model(shaped.model, None) is None
 
 
 def run_with(folder: Path, **more: Any) -> Path:

@@ -14,8 +14,9 @@ from threading import Barrier
 
 import pytest
 
+from raysft.config.load import load_config
 from raysft.errors import UserError
-from raysft.runs import lock
+from raysft.runs import lock, rundir
 from raysft.runs.lock import FILE, Holder, held, ignore, take, this_process
 from raysft.runs.processes import start_of
 
@@ -44,7 +45,7 @@ def test_the_second_is_told_who_writes_and_what_to_do(tmp_path: Path) -> None:
         assert (tmp_path / "run" / FILE).exists()
     said = str(refused.value)
     assert f"by process {os.getpid()} on {HERE.host} since {HERE.since[:10]}" in said
-    assert "stop it" in said
+    assert f"`kill -INT {os.getpid()}`" in said
     assert "another --name" in said
 
 
@@ -99,8 +100,9 @@ def test_a_sign_of_life_from_another_host_is_heeded(tmp_path: Path) -> None:
             hour_ago += 0.05
             os.utime(file, (hour_ago, hour_ago))
             time.sleep(0.05)
-    with pytest.raises(UserError, match="on elsewhere since"):
+    with pytest.raises(UserError, match="on elsewhere since") as refused:
         taking.result()
+    assert "kill" not in str(refused.value)  # here that pid is another process
 
 
 @pytest.mark.parametrize("content", [json.dumps(asdict(ELSEWHERE)), "", '{"pid": 3}'])
@@ -199,6 +201,31 @@ def test_a_job_takes_the_lock_of_its_command(child: list[str], tmp_path: Path) -
         assert (tmp_path / FILE).exists()
         subprocess.run([*child, "heir"], check=True)
         assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("resume", "told"),
+    [(False, "is held by process 1 on"), (True, "there is no")],
+    ids=["held", "nothing to resume"],
+)
+def test_a_job_that_has_travelled_is_refused_in_its_last_event(
+    resume: bool, told: str, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "runs/x"
+    if not resume:
+        run_dir.mkdir(parents=True)
+        locked(run_dir, replace(HERE, pid=1, started=start_of(1) or ""))
+    spec = {
+        "verb": "train", "run_dir": str(run_dir), "resume": resume, "stamp": {"version": "1"},
+        "config": load_config("gpt2-tiny-cpu").model_dump(mode="json"),
+    }  # fmt: skip
+    rundir.write_json(tmp_path / "run.json", spec)
+    command = [sys.executable, "-m", "raysft.job", str(tmp_path / "run.json")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    end = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, end["event"], end["exit_code"]) == (2, "end", 2)
+    assert told in end["summary"]["error"]
+    assert not (run_dir / rundir.RUN).exists()
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
