@@ -49,6 +49,7 @@ class WorkerJob:
     run_dir: Path
     exports: bool = True  # writes the model at the end
     start_from: Path | None = None  # a checkpoint, where the run has none of its own
+    identities: Mapping[str, str] | None = None  # of what is trained on
 
 
 def train_worker(
@@ -71,7 +72,7 @@ def train_worker(
         watch_communication()
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()
     window, clock = Window(), StepClock(engine.device)
-    saver = Saver(engine, job.tokenizer, job.run_dir, emit)
+    saver = Saver(engine, job.tokenizer, job.run_dir, emit, job.identities)
     emit(events.Started(progress.step))
     if not progress.step:
         emit(events.Metrics(0, evaluate_into(progress, objective, engine, reads)))
