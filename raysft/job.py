@@ -22,9 +22,11 @@ from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit, Event, to_wire
+from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
 from raysft.runs.processes import adopt_orphans, end_children
 from raysft.runtime.connect import shut_down_ray
+from raysft.verbs.identities import ACCEPTED, known_before
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
 from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
@@ -38,11 +40,25 @@ def main(run_json: str) -> int:
     except UserError as error:  # before there is a folder, or anyone to tell in events
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    run_dir = Path(spec.get("run_dir", path.parent))
     try:
-        run_dir, config, warnings = arrive(path, spec, config)
+        if spec.get("resume"):
+            rundir.read_json(run_dir / rundir.RUN)  # before a folder is made
+        with held(run_dir, tell, lost=end_now, inherits=True):
+            config, warnings = arrive(run_dir, spec, config)
+            emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
+            code, summary = run(spec, config, run_dir, warnings, emit)
     except UserError as error:
-        return refuse(spec, error)
-    emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
+        return refuse(run_dir, spec, error)
+    with suppress(BrokenPipeError):  # whoever listened is gone
+        emit(events.End(code, summary, results(run_dir)))
+    return code
+
+
+def run(
+    spec: dict[str, Any], config: Config, run_dir: Path, warnings: list[str], emit: Emit
+) -> tuple[int, dict[str, Any]]:
+    """Exit code and summary, whatever comes."""
     verb = VERBS[spec["verb"]]
     summary: dict[str, Any] = {"status": "running", "verb": spec["verb"], "run_dir": str(run_dir)}
     scratch = own_scratch()
@@ -64,8 +80,9 @@ def main(run_json: str) -> int:
         summary |= {"status": status, "error": message}
         if status == "interrupted":
             summary["resumable"] = verb.has_left(run_dir)
-    with suppress(UserError):  # with what "auto" came to
-        summary["config"] = rundir.read_json(run_dir / rundir.RUN)["config"]
+    with suppress(UserError):  # with what "auto" came to, and what was accepted
+        written = rundir.read_json(run_dir / rundir.RUN)
+        summary |= {key: written[key] for key in ("config", ACCEPTED) if key in written}
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
     end_children()
@@ -75,31 +92,43 @@ def main(run_json: str) -> int:
         del summary[key]
     with suppress(OSError):  # a full disk is already what the summary tells
         rundir.write_json(run_dir / rundir.SUMMARY, summary)
-    with suppress(BrokenPipeError):  # whoever listened is gone
-        emit(events.End(code, summary, results(run_dir)))
-    return code
+    return code, summary
 
 
-def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, Config, list[str]]:
-    """The run directory, what is run in it, and warnings. A job that has travelled makes its
-    folder here. Raises UserError."""
+def arrive(run_dir: Path, spec: dict[str, Any], config: Config) -> tuple[Config, list[str]]:
+    """What is run, and warnings. A job that has travelled writes its run.json here.
+
+    Raises UserError.
+    """
     if "run_dir" not in spec:
-        return path.parent, config, []
-    run_dir = Path(spec["run_dir"])
+        return config, []
     if spec["resume"] and (chosen := chosen_before(run_dir)):
         config = as_chosen(config, chosen)
         spec |= {"config": config.model_dump(mode="json"), CHOSEN: chosen}
     warnings = admit(VERBS[spec["verb"]], run_dir, config, resume=spec["resume"])
+    spec |= known_before(run_dir) if spec["resume"] else {}
     submitted = spec["stamp"]["version"]
     if submitted != __version__:
         warnings.append(f"submitted by raysft {submitted}, and run by {__version__} of the cluster")
     rundir.write_run(run_dir, spec)
-    return run_dir, config, warnings
+    return config, warnings
 
 
-def refuse(spec: dict[str, Any], error: UserError) -> int:
+def tell(message: str) -> None:
+    """What a job waits for before it has its folder."""
+    print(json.dumps(to_wire(events.Warning(message))), flush=True)
+
+
+def end_now(message: str) -> None:
+    """Another process writes in the folder: nothing more is to be written there, nor waited for."""
+    print(message, file=sys.stderr, flush=True)
+    end_children()
+    os._exit(1)
+
+
+def refuse(run_dir: Path, spec: dict[str, Any], error: UserError) -> int:
     """The only word of a run that has no directory to leave others in."""
-    summary = {"status": "failed", "verb": spec["verb"], "run_dir": spec["run_dir"]}
+    summary = {"status": "failed", "verb": spec["verb"], "run_dir": str(run_dir)}
     end = events.End(error.exit_code, summary | {"error": str(error)}, results=None)
     print(json.dumps(to_wire(end)), flush=True)
     return error.exit_code

@@ -14,13 +14,19 @@ from raysft.carriers.entrypoint import entrypoint
 from raysft.errors import INTERRUPTED, UserError
 from raysft.runs import rundir
 from raysft.runs.events import Emit, from_wire
+from raysft.runs.lock import held, ignore
 from raysft.runs.processes import adopt_orphans, end_children
 from raysft.train.checkpoint.repair import sweep
 
 
 def remove_scratch(run_dir: Path) -> None:
-    """The temporary folder of a job that could not remove it, and its unfinished checkpoints."""
-    with suppress(UserError):
+    """The temporary folder of a job that could not remove it, and its unfinished checkpoints.
+
+    Nothing where another process has taken the run since.
+    """
+    if rundir.status(run_dir) != "died":
+        return
+    with suppress(UserError), held(run_dir, ignore):
         summary = rundir.read_json(run_dir / rundir.SUMMARY)
         if isinstance(summary.get("scratch"), str) and rundir.status(run_dir) == "died":
             shutil.rmtree(summary["scratch"], ignore_errors=True)

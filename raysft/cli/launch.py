@@ -22,6 +22,7 @@ from raysft.cli.options import (
 )
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import rundir
+from raysft.runs.lock import held
 from raysft.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
 NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with the run --name from where it was.")
+]
+AcceptOption = Annotated[
+    bool,
+    typer.Option("--accept-changes", help="--resume with other data, tokenizer or template."),
 ]
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Write run.json, print the plan and the command, stop.")
@@ -46,6 +51,7 @@ class Submission:
 
     name: str | None
     resume: bool
+    accept_changes: bool
     dry_run: bool
     as_json: bool
     address: str | None
@@ -60,6 +66,7 @@ def command(verb: Verb) -> Callable[..., None]:
         overrides: SetOption = [],  # noqa: B006 (typer reads the default, nothing changes it)
         name: NameOption = None,
         resume: ResumeOption = False,
+        accept_changes: AcceptOption = False,
         dry_run: DryRunOption = False,
         as_json: JsonOption = False,
         address: AddressOption = None,
@@ -70,10 +77,11 @@ def command(verb: Verb) -> Callable[..., None]:
 
         profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
         resolved = load_config(config, [*overrides, *profiled])
-        typed = Submission(name, resume, dry_run, as_json, address, ship_code)
+        typed = Submission(name, resume, accept_changes, dry_run, as_json, address, ship_code)
         launch(verb, config, resolved, typed)
 
-    lacking = {"resume": verb.check_resume is None, "profile": not verb.can_profile}
+    lacking = dict.fromkeys(("resume", "accept_changes"), verb.check_resume is None)
+    lacking["profile"] = not verb.can_profile
     signature = inspect.signature(submit)
     kept = [option for name, option in signature.parameters.items() if not lacking.get(name)]
     submit.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
@@ -87,11 +95,12 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
     source: the preset or file that the config came from. Ends in typer.Exit with the exit code of
     the run. Raises UserError and RunError.
     """
-    from raysft.carriers.entrypoint import entrypoint
     from raysft.runs import provenance
-    from raysft.verbs.resume import admit
+    from raysft.verbs.identities import ACCEPTS
     from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
 
+    if typed.accept_changes and not typed.resume:
+        raise UserError("--accept-changes is about a run that goes on: give it with --resume")
     config = named(config, source, typed)
     run_dir = Path(config.run.storage) / str(config.run.name)
     chosen = chosen_before(run_dir) if typed.resume else {}
@@ -108,6 +117,7 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
         "stamp": provenance.submission(),
     }
     spec |= {CHOSEN: chosen} if chosen else {}
+    spec |= {ACCEPTS: True} if typed.accept_changes else {}
     if typed.address is not None:
         from raysft.cli.attach import run_there
 
@@ -120,16 +130,41 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
         return
     if typed.ship_code:
         raise UserError("--ship-code sends this checkout to a cluster: which one, --address?")
-    for warning in admit(verb, run_dir, config, resume=typed.resume):
-        terminal.warning(warning)
-    rundir.write_run(run_dir, spec)
-    terminal.stderr.print(f"[bold]raysft {verb.name}[/] {source} to {run_dir}")
-    for row in rows:
-        terminal.fact(*row)
-    if typed.dry_run:
-        print(entrypoint(run_dir / rundir.RUN))
-        return
-    run_here(run_dir, as_json=typed.as_json)
+    heading = f"[bold]raysft {verb.name}[/] {source} to {run_dir}"
+    start_here(verb, spec, config, run_dir, heading, rows, typed)
+
+
+def start_here(
+    verb: Verb,
+    spec: dict[str, Any],
+    config: "Config",
+    run_dir: Path,
+    heading: str,
+    rows: list[tuple[str, str]],
+    typed: Submission,
+) -> None:
+    """Write run.json and run it, as the only writer in the folder.
+
+    Raises UserError and RunError.
+    """
+    from raysft.carriers.entrypoint import entrypoint
+    from raysft.verbs.identities import known_before
+    from raysft.verbs.resume import admit
+
+    if typed.resume:
+        rundir.read_json(run_dir / rundir.RUN)  # or a folder would be made for a name misspelt
+    with held(run_dir, terminal.warning):
+        for warning in admit(verb, run_dir, config, resume=typed.resume):
+            terminal.warning(warning)
+        spec |= known_before(run_dir) if typed.resume else {}
+        rundir.write_run(run_dir, spec)
+        terminal.stderr.print(heading)
+        for row in rows:
+            terminal.fact(*row)
+        if typed.dry_run:
+            print(entrypoint(run_dir / rundir.RUN))
+            return
+        run_here(run_dir, as_json=typed.as_json)
 
 
 def named(config: "Config", source: str, typed: Submission) -> "Config":

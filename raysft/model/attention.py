@@ -15,6 +15,8 @@ PACKED = "raysft_packed"  # its name among transformers' attention implementatio
 # What some models ask of attention and neither way here computes: silence would train another
 # model than the one that is exported.
 REFUSED = ("sinks", "position_bias", "indices", "block_indices")
+# The windows that attention was given: a model may have one and not pass it on.
+told_windows: set[int] = set()
 
 # Queries, keys and values of one record, and which tokens are seen (None: all before): its output.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
@@ -52,6 +54,8 @@ def packed_attention(
                 f"{type(module).__name__} needs {name} in its attention, which packed records do "
                 'not have: set batch.packing = false and model.attention = "eager"'
             )
+    if sliding_window is not None:
+        told_windows.add(sliding_window)
     lengths = record_lengths or [query.shape[2]]
     plain = softcap is None and s_aux is None
     if cu_seq_lens_q is not None and has_varlen(query) and plain and not dropout:

@@ -18,6 +18,12 @@ from raysft.model.initialise import initialise
 from raysft.model.text_part import KEY_MAPPING, text_part, use_own_names
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+# Kinds of layers that look at blocks of tokens, wherever a record in a pack begins: only records
+# longer than the blocks show it, so that no short try can.
+BLOCKWISE = {
+    "indexed_attention", "compressed_sparse_attention", "heavily_compressed_attention",
+    "minimax_m3_sparse", "window_attention",
+}  # fmt: skip
 
 
 def load_tokenizer(config: Config) -> Any:
@@ -177,7 +183,8 @@ def attention_for(config: Config, hf_config: Any) -> str:
     model = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(hf_config), None)
     if wanted != "sdpa" or model is None:
         return wanted
-    if config.batch.packing and model._supports_attention_backend:
+    kinds = set(getattr(hf_config.get_text_config(), "layer_types", None) or ())
+    if config.batch.packing and model._supports_attention_backend and not kinds & BLOCKWISE:
         register()
         return PACKED
     return "sdpa" if model._supports_sdpa else "eager"

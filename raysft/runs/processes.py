@@ -1,7 +1,12 @@
-"""No process outlives the one that started it, however that ends. Light imports only."""
+"""No process outlives the one that started it, however that ends; and which of them still run.
+
+Light imports only.
+"""
 
 import ctypes
+import os
 from contextlib import suppress
+from pathlib import Path
 
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -24,3 +29,34 @@ def end_children(timeout_s: float = 5.0) -> None:
         with suppress(psutil.Error):
             child.kill()
     psutil.wait_procs(children, timeout_s)
+
+
+def pid_space() -> str:
+    """Where a pid means the same process: a boot of a kernel, and a pid namespace of it.
+
+    Two containers of one host name differ in it, two hosts too. The host name where there is no
+    such /proc.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return os.uname().nodename
+
+
+def start_of(pid: int) -> str | None:
+    """When a process started, in clock ticks after boot; "" where that cannot be told.
+
+    None where it has ended, as a zombie has.
+    """
+    with suppress(OSError):
+        # After the name, which may hold anything: the state is field 3, the start field 22.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return None if fields[0] in "ZX" else fields[19]
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return None
+    except PermissionError:  # another user's
+        pass
+    return ""

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,12 +60,14 @@ def fit(
     objective: Objective = SFT,
     exports: bool = True,
     start_from: Path | None = None,
+    identities: Mapping[str, str] | None = None,
     placed: Callable[[Placement], None] | None = None,
 ) -> RunResult:
     """Train on the workers of `config.scaling`; `emit` gets every event, in this thread.
 
     exports: the model is written to `run_dir` at the end. start_from: a checkpoint to go on from,
-    where `run_dir` has none. placed: is told whenever a group of workers has started.
+    where `run_dir` has none. identities: of what is trained on, which checkpoints keep. placed: is
+    told whenever a group of workers has started.
 
     Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
     the run fails in another way. The first interrupt lets the workers finish their step and take a
@@ -85,6 +87,7 @@ def fit(
         run_dir=run_dir.resolve(),
         exports=exports,
         start_from=start_from,
+        identities=identities,
     )
     options = {
         "job": ray.cloudpickle.dumps(job),

@@ -24,6 +24,11 @@ from raysft.runs import events, provenance
 from raysft.runs.events import Emit
 from raysft.train.memory import held_memory_gib, memory_kind
 
+ROUTER_LOSS = (
+    "the model's config asks for the loss that balances its experts (output_router_logits = true), "
+    "which raysft does not add: it trains the loss of the response tokens alone"
+)
+
 
 def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) -> Any:
     """Model and DeepSpeed engine on this worker's device. num_tokens: the tokenizer's."""
@@ -45,6 +50,8 @@ def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) ->
             observed=provenance.observed(),
         )
     )
+    if getattr(hf_config.get_text_config(), "output_router_logits", False):
+        emit(events.Warning(ROUTER_LOSS))
     if config.on_gpu:
         for line in what_fits(config, hf_config, engine.device):
             emit(events.Warning(line))

@@ -7,10 +7,11 @@ that it exports, and no loss tells.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -18,89 +19,181 @@ from raysft.config.schema import Config
 from raysft.data.batch import pack, pad
 from raysft.data.dataset import TokenDataset
 from raysft.errors import UserError
-from raysft.model.attention import PACKED
+from raysft.model.attention import PACKED, told_windows
 from raysft.runs import events
 from raysft.runs.events import Emit
-from raysft.train.loss import inner, token_nll
-from raysft.train.model_fault import last_line, may_heal
+from raysft.train.loss import inner, supervised_nll, token_nll
+from raysft.train.model_fault import may_heal
 
-LENGTHS = (5, 33, 17)  # of the records; the second is longer than the shortest windows in use
-# Nats a token that rounding explains, by the bytes of a weight.
-ROUNDING = {4: 1e-3, 2: 0.25}
+LENGTHS = (5, 33, 17)  # of the records
+JUDGED, TRAINED = 1, 20  # the record whose gradient is looked at, and how many tokens of it train
+# What limits how far a token sees, in configs and among the kinds of layers.
+WINDOWS = ("sliding_window", "sliding_window_size", "attention_chunk_size", "local_attention")
+WINDOWED = {"sliding_attention", "chunked_attention", "hybrid_sliding"}
+# What rounding explains, by the bytes of a weight, as a share of what is compared.
+ROUNDING = {4: 1e-4, 2: 0.1}
 
 
-def exact_layout(config: Config, engine: Any, vocabulary: int, emit: Emit) -> Config:
+class Gap(NamedTuple):
+    """How far records that are laid out together are from each of them alone, as shares."""
+
+    losses: float  # of the losses of all tokens: of their distances from the mean loss
+    gradient: float  # of the gradient of a record's embeddings
+    leak: float  # gradient of what the loss must not depend on: later tokens, other records
+    nats: float  # the largest difference of a token's loss
+
+    def within(self, limit: float) -> bool:
+        """A leak is none of rounding's: what is not seen has no gradient at all."""
+        return max(self.losses, self.gradient) <= limit and self.leak <= 1e-6
+
+    def words(self) -> str:
+        if self.leak > 1e-6:
+            return (
+                "a record's loss depends on tokens that it must not see: their gradient is "
+                f"{self.leak:.1g} of that of its own; a token's loss is off by {self.nats:.2g} nats"
+            )
+        return (
+            f"a token's loss differs by {self.nats:.2g} nats from that of its record alone, and "
+            f"the gradient by {self.gradient:.1%}, which rounding does not explain"
+        )
+
+
+def exact_layout(config: Config, engine: Any, vocabulary: int, longest: int, emit: Emit) -> Config:
     """The config with records packed or padded so that each is computed as it is alone.
 
-    Every rank must call it. Padded where packs are not exact, which is said. Raises UserError where
-    neither is.
+    longest: of the records, in tokens. Every rank must call it. Padded where packs are not exact,
+    which is said. Raises UserError where neither is.
     """
     model = inner(engine)
-    name, limit = type(model).__name__, ROUNDING[next(model.parameters()).element_size()]
-    if config.batch.packing and config.model.attention == "sdpa":
-        found = why_not_packed(engine, vocabulary, limit)
-        if found is None:
-            return config
-        use_own_attention(model)
-        config = padded(config)
+    if (limit := rotated_alike_up_to(model)) < longest:
         emit(
             events.Warning(
-                f"{name} does not keep packed records apart ({found}): they are padded instead, "
+                f"records reach {longest:,} tokens, and past {limit:,} this model rotates the "
+                "positions of a whole batch by its longest record: shorter ones in it are computed "
+                f"otherwise than alone. Set batch.seq_len = {limit} to train what is exported"
+            )
+        )
+    name, records = type(model).__name__, random_records(vocabulary)
+    if config.batch.packing and config.model.attention == "sdpa":
+        fault: str | None = "its attention takes no packs"
+        if model.config._attn_implementation == PACKED:
+            told_windows.clear()
+            fault = fault_of(engine, records, packing=True)
+            fault = fault or untold_window(model, longest)
+        if fault is None:
+            return config
+        use_own_attention(model)
+        config = padded(config, longest)
+        emit(
+            events.Warning(
+                f"{name} does not keep packed records apart ({fault}): they are padded instead, "
                 f"{config.batch.micro_batch_size} in a micro-batch"
             )
         )
-    gap = largest_gap(engine, vocabulary, packing=config.batch.packing)
-    if not gap <= limit:
+    if fault := fault_of(engine, records, packing=config.batch.packing):
         raise UserError(
-            f"{name} is not computed here as transformers does: a token's loss differs by "
-            f"{gap:.2g} nats from that of its record alone, where rounding explains {limit:g}. "
-            "raysft cannot train it"
+            f"{name} is not computed here as transformers computes it, and raysft cannot train it: "
+            f"{fault}"
         )
     return config
 
 
-def why_not_packed(engine: Any, vocabulary: int, limit: float) -> str | None:
-    """None where packed records are computed as each is alone."""
-    if inner(engine).config._attn_implementation != PACKED:
-        return "its attention takes no packs"
+def fault_of(engine: Any, records: TokenDataset, *, packing: bool) -> str | None:
+    """What is wrong with records that are laid out so; None where they are as exact as alone."""
+    limit = ROUNDING[next(inner(engine).parameters()).element_size()]
     try:
-        gap = largest_gap(engine, vocabulary, packing=True)
-    except Exception as error:
+        gap = gap_of(engine, records, packing=packing)
+    except Exception as error:  # a forward pass that misses its mask can raise anything
         if may_heal(error):
             raise
-        engine.empty_partition_cache()  # of what ZeRO-3 had gathered when it failed
-        return f"it fails on them: {last_line(error)}"
-    if gap <= limit:
-        return None
-    return f"a token's loss differs by {gap:.2g} nats from that of its record alone"
+        first_line = str(error).strip().partition("\n")[0]
+        return f"its forward pass ends in {type(error).__name__}: {first_line}"
+    finally:
+        engine.train()
+        engine.empty_partition_cache()  # under ZeRO-3, what a pass that broke off has gathered
+    return None if gap.within(limit) else gap.words()
 
 
-def padded(config: Config) -> Config:
-    """As many records in a micro-batch as a pack has room for."""
+def padded(config: Config, longest: int) -> Config:
+    """As many records in a micro-batch as a pack has room for, were each as long as the longest."""
     batch = config.batch
-    records = max(1, batch.pack_tokens // batch.seq_len)
+    records = max(1, batch.pack_tokens // longest)
     update = {"packing": False, "micro_batch_size": records}
     return config.model_copy(update={"batch": batch.model_copy(update=update)})
 
 
-@torch.no_grad()
-def largest_gap(engine: Any, vocabulary: int, *, packing: bool) -> float:
-    """Of a token's loss to transformers' own, each record alone, in nats."""
+def gap_of(engine: Any, records: TokenDataset, *, packing: bool) -> Gap:
+    """Of records in one batch to transformers' own forward of each, by the worst rank.
+
+    The loss of the first tokens of a record in the middle must have the gradient that it has
+    alone, and none at all in what comes after them and in the other records.
+    """
     engine.eval()
-    records, count = random_records(vocabulary), len(LENGTHS)
+    count = len(records)
     batch = (pack if packing else pad)(records, np.arange(count)).to(engine.device)
-    found = token_nll(engine, batch, batch.scored)
-    wanted = torch.cat([alone(engine, records, index) for index in range(count)])
-    engine.train()
-    return float((found - wanted).abs().max().nan_to_num(torch.inf))
+    with torch.no_grad():
+        losses = token_nll(engine, batch, batch.scored)
+        wanted = torch.cat([alone(engine, records, index) for index in range(count)])
+    with embeddings_of(engine) as seen:
+        (gradient,) = torch.autograd.grad(supervised_nll(engine, batch), seen[:1])
+    with embeddings_of(engine) as seen:
+        trained = alone(engine, records, JUDGED)[: TRAINED - 1].sum()
+        (right,) = torch.autograd.grad(trained, seen[:1])
+    begin = int(records.starts[JUDGED] if packing else JUDGED * records.lengths.max())
+    rest = gradient.flatten(0, -2).float()
+    own, right = rest[begin : begin + TRAINED - 1].clone(), right[0, : TRAINED - 1].float()
+    rest[begin : begin + TRAINED - 1] = 0
+    found = [
+        (losses - wanted).norm() / (wanted - wanted.mean()).norm(),
+        (own - right).norm() / right.norm(),
+        rest.abs().max() / right.abs().max(),
+        (losses - wanted).abs().max(),
+    ]
+    worst = torch.stack(found).nan_to_num(torch.inf)
+    if dist.is_initialized():
+        dist.all_reduce(worst, dist.ReduceOp.MAX)
+    return Gap(*worst.tolist())
 
 
 def random_records(vocabulary: int) -> TokenDataset:
     lengths = np.array(LENGTHS)
     ids = np.random.default_rng(0).integers(0, vocabulary, lengths.sum()).astype(np.int32)
-    mask = np.ones(len(ids), dtype=np.bool_)
-    source = np.zeros(len(lengths), np.uint16)
-    return TokenDataset(ids, mask, np.cumsum(lengths) - lengths, lengths, lengths, source)
+    mask, source = np.zeros(len(ids), dtype=np.bool_), np.zeros(len(lengths), np.uint16)
+    starts = np.cumsum(lengths) - lengths
+    mask[starts[JUDGED] : starts[JUDGED] + TRAINED] = True
+    return TokenDataset(ids, mask, starts, lengths, lengths, source)
+
+
+def untold_window(model: Any, longest: int) -> str | None:
+    """Of a model that has limited how far a token sees by its mask alone, which packs do without.
+
+    It would show in records that are longer than that, and those here are short.
+    """
+    hf_config = model.config.get_text_config()
+    kinds = getattr(hf_config, "layer_types", None)
+    if kinds and not WINDOWED & set(kinds):
+        return None
+    for name in WINDOWS:
+        window = getattr(hf_config, name, None)
+        if isinstance(window, int) and window < longest and window not in told_windows:
+            return f"its attention does not apply its {name} of {window} tokens to them"
+    return None
+
+
+def rotated_alike_up_to(model: Any) -> float:
+    """How long a record may be so that it does not change the positions of others in its batch.
+
+    Past that, "dynamic" and "longrope" rotations depend on the longest record, in transformers too.
+    """
+    hf_config = model.config.get_text_config()
+    rope = getattr(hf_config, "rope_parameters", None) or {}
+    limits = [float("inf")]
+    for one in [rope, *(part for part in rope.values() if isinstance(part, dict))]:
+        if one.get("rope_type") == "longrope":
+            limits.append(one["original_max_position_embeddings"])
+        elif "dynamic" in str(one.get("rope_type")):
+            limits.append(hf_config.max_position_embeddings)
+    return min(limits)
 
 
 def alone(engine: Any, records: TokenDataset, index: int) -> Tensor:
@@ -109,6 +202,25 @@ def alone(engine: Any, records: TokenDataset, index: int) -> Tensor:
     with own_attention(inner(engine)):
         logits = engine(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
+
+
+@contextmanager
+def embeddings_of(engine: Any) -> Iterator[list[Tensor]]:
+    """What the embeddings give, [B, T, d], as leaves to which a gradient can be asked for.
+
+    Not parameters: those are partitions under ZeRO-3, and their gradients are the engine's.
+    """
+    leaves: list[Tensor] = []
+
+    def cut(_module: Any, _inputs: Any, output: Tensor) -> Tensor:
+        leaves.append(output.detach().requires_grad_())
+        return leaves[-1].clone()
+
+    hook = inner(engine).get_input_embeddings().register_forward_hook(cut)
+    try:
+        yield leaves
+    finally:
+        hook.remove()
 
 
 @contextmanager

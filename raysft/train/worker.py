@@ -51,6 +51,7 @@ class WorkerJob:
     run_dir: Path
     exports: bool = True  # writes the model at the end
     start_from: Path | None = None  # a checkpoint, where the run has none of its own
+    identities: Mapping[str, str] | None = None  # of what is trained on
 
 
 def train_worker(
@@ -65,15 +66,16 @@ def train_worker(
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
+    longest = int(max(train.lengths.max(initial=1), heldout.lengths.max(initial=1)))
     with told_of_the_model(job.hf_config):
         engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
-        config = exact_layout(config, engine, job.hf_config.vocab_size, emit)
+        config = exact_layout(config, engine, job.hf_config.vocab_size, longest, emit)
     reads = objective.reads(config, train, heldout, rank, world_size)
     if config.log.profile_steps:
         watch_communication()
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()
     window, clock = Window(), StepClock(engine.device)
-    saver = Saver(engine, job.tokenizer, job.run_dir, emit)
+    saver = Saver(engine, job.tokenizer, job.run_dir, emit, job.identities)
     emit(events.Started(progress.step))
     if not progress.step:
         emit(events.Metrics(0, evaluate_into(progress, objective, engine, reads)))

@@ -7,8 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from raysft.errors import UserError
 from raysft.runs import events
 from raysft.runs.events import Emit
+from raysft.verbs.identities import identities, require_same
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from raysft.config.schema import Config
     from raysft.data.dataset import Prepared
     from raysft.data.template import Template
@@ -21,6 +24,7 @@ class Inputs(NamedTuple):
     hf_config: Any
     prepared: "Prepared"
     facts: dict[str, Any]  # of the audit
+    identities: dict[str, str]
 
 
 def beside_ray(config: "Config", emit: Emit, read: Callable[[Callable[[], None]], T]) -> T:
@@ -63,14 +67,21 @@ def read_model(config: "Config", emit: Emit) -> tuple["Template", Any]:
     return template, load_model_config(config, template)
 
 
-def read_inputs(config: "Config", emit: Emit, ray_is_there: Callable[[], None]) -> Inputs:
-    """Tokenizer, model config and data. Raises UserError."""
+def read_inputs(
+    config: "Config", run_dir: "Path", emit: Emit, ray_is_there: Callable[[], None]
+) -> Inputs:
+    """Tokenizer, model config and data. Raises UserError, also where a run that goes on had others.
+
+    Their identities are kept in run.json.
+    """
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
 
     template, hf_config = read_model(config, emit)
     emit(events.Status("reading data"))
     prepared = prepare(config, template, ray_is_there)
+    found = identities(config, template, hf_config, prepared)
+    require_same(run_dir, found, emit)
     facts = audit(config, template, prepared)
     emit(events.Data(facts))
     from raysft.model import answers  # noqa: F401 (imported here while Ray starts)
@@ -78,4 +89,4 @@ def read_inputs(config: "Config", emit: Emit, ray_is_there: Callable[[], None]) 
 
     if warning := ray_private.version_warning():
         emit(events.Warning(warning))
-    return Inputs(template, hf_config, prepared, facts)
+    return Inputs(template, hf_config, prepared, facts, found)

@@ -37,6 +37,7 @@ def how_to_resume(before: str, where: str) -> Callable[[Summary], str]:
         command = shlex.split(summary["stamp"]["command"])
         command += [] if "--name" in command else ["--name", run_dir.name]
         command += [] if "--resume" in command else ["--resume"]
+        command = [word for word in command if word != "--accept-changes"]  # has been said of this
         return f"interrupted; go on {where} with\n  {shlex.join(command)}"
 
     return words
@@ -49,11 +50,11 @@ def changes(spec: dict[str, Any], config: "Config") -> dict[str, tuple[Any, Any]
     return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
 
 
-def refuse(changed: dict[str, tuple[Any, Any]], message: str) -> None:
+def refuse(changed: dict[str, tuple[Any, Any]], message: str, advice: str = "") -> None:
     """Raises UserError that lists every change, if there is one."""
     lines = [f"  {key}: {before!r} then, {now!r} now" for key, (before, now) in changed.items()]
     if lines:
-        raise UserError("\n".join([message + ":", *lines]))
+        raise UserError("\n".join([message + ":", *lines, advice]).strip())
 
 
 def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -42,7 +42,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         if config.bench.synthetic:
             template, hf_config = read_model(longest(config), emit)
             return Inputs(config, hf_config, template.tokenizer, None, run_dir)
-        inputs = read_inputs(longest(config), emit, ray_is_there)
+        inputs = read_inputs(longest(config), run_dir, emit, ray_is_there)
         records = inputs.prepared.train
         return Inputs(config, inputs.hf_config, inputs.template.tokenizer, records, run_dir)
 

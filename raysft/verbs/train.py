@@ -12,6 +12,7 @@ from raysft.runs.events import Emit, Event
 from raysft.runs.metrics import duration
 from raysft.train.checkpoint import repair
 from raysft.verbs import plan
+from raysft.verbs.identities import movable
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
 from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
@@ -58,8 +59,8 @@ def run(
     """objective: default, supervised fine-tuning."""
     from raysft.verbs.inputs import beside_ray, read_inputs
 
-    template, hf_config, prepared, facts = beside_ray(
-        config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there)
+    template, hf_config, prepared, facts, identities = beside_ray(
+        config, emit, lambda ray_is_there: read_inputs(config, run_dir, emit, ray_is_there)
     )
     from raysft.data.dataset import epoch_length
     from raysft.model.answers import finish_model
@@ -84,7 +85,7 @@ def run(
 
     result = fit(
         config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep,
-        objective=objective or SFT,
+        objective=objective or SFT, identities=identities,
     )  # fmt: skip
     shut_down_ray()
     emit(events.Status("writing answers to held-out records"))
@@ -112,8 +113,8 @@ def check_resume(run_dir: Path, config: "Config") -> list[str]:
     spec = rundir.read_run(run_dir / rundir.RUN, "config")
     repaired = repair.repair(run_dir)
     repair.require_checkpoint(run_dir)
-    changed = changes(spec["config"], config)
-    fixed = {key: pair for key, pair in changed.items() if starts_with_any(key, FIXED)}
+    changed, moves = changes(spec["config"], config), movable(run_dir)
+    fixed = {k: v for k, v in changed.items() if starts_with_any(k, FIXED) and k not in moves}
     refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
     free = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
     told = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in free.items()]

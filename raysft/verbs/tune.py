@@ -12,6 +12,7 @@ from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.studies.tune.report import STUDY
 from raysft.verbs import plan
+from raysft.verbs.identities import movable
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
 from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
@@ -49,7 +50,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.verbs.inputs import beside_ray, read_inputs
 
     before = read_before(run_dir)
-    inputs = beside_ray(config, emit, lambda ray_is_there: read_inputs(config, emit, ray_is_there))
+    inputs = beside_ray(config, emit, lambda there: read_inputs(config, run_dir, emit, there))
     from raysft.data.dataset import epoch_length
     from raysft.runtime.fit import total_steps
     from raysft.studies.tune import search
@@ -97,7 +98,8 @@ def check_resume(run_dir: Path, config: "Config") -> list[str]:
             "ended cannot be asked again. Start it under another --name"
         )
     changed = changes(spec["config"], config)
-    others = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
+    free = (*FREE, *movable(run_dir))
+    others = {key: pair for key, pair in changed.items() if not starts_with_any(key, free)}
     refuse(others, f"{run_dir} cannot go on with trials that differ from those it has")
     return []
 

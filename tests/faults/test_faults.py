@@ -12,9 +12,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from raysft.runs import rundir, snapshot
+from raysft.data import demo
+from raysft.runs import lock, rundir, snapshot
 from raysft.train.checkpoint import layout
 from raysft.train.checkpoint.integrity import damage
 from tests.faults.conftest import STEPS, Fault, Run, difference, family, stop, wait_for
@@ -128,6 +130,37 @@ def test_the_job_is_killed(undisturbed: Run, ledger: Enter, tmp_path: Path, seed
     stop(run.job)
     assert "the job ended without a word" in run.end(code=1)
     resumed(tmp_path, fault, undisturbed)
+
+
+def test_a_run_is_resumed_while_it_trains(undisturbed: Run, ledger: Enter, tmp_path: Path) -> None:
+    """And held meanwhile, or it could have ended before it is resumed."""
+    fault = ledger("two writers", "--resume after step 25 of a run that goes on")
+    run = Run(tmp_path)
+    run.reach(25)
+    workers = run.workers()
+    for worker in workers:
+        worker.suspend()
+    said = Run(tmp_path, resume=True).end(code=2)
+    assert f"is held by process {run.job.pid} on" in said
+    for worker in workers:
+        worker.resume()
+    healed(run, fault, undisturbed)
+
+
+def test_the_job_and_its_command_are_killed(
+    undisturbed: Run, ledger: Enter, tmp_path: Path
+) -> None:
+    """Nobody gives back the lock of the run, which does not stand in the way."""
+    fault = ledger("job process killed", "and its command, after step 25")
+    run = Run(tmp_path)
+    run.reach(25)
+    family = [run.job, *run.job.children(recursive=True)]
+    for process in (psutil.Process(run.process.pid), *family):
+        stop(process)
+    run.process.wait()
+    assert (run.folder / lock.FILE).exists()
+    assert "for a sign of life" not in resumed(tmp_path, fault, undisturbed)
+    assert not (run.folder / lock.FILE).exists()
 
 
 def test_the_job_is_killed_during_a_checkpoint(
@@ -291,3 +324,27 @@ def test_all_checkpoints_are_corrupted(undisturbed: Run, ledger: Enter, tmp_path
     said = Run(tmp_path, resume=True).end(code=1)
     assert "is whole: 1 of 2 manifests are missing in the oldest of them" in said
     fault.ended = "a clear error"
+
+
+def test_the_data_is_cut_between_two_runs(ledger: Enter, tmp_path: Path) -> None:
+    """It is refused; the same records at another path are not."""
+    fault = ledger("data changed", "the file cut to half between SIGINT and --resume")
+    records = demo.generate(400)
+    demo.train_tokenizer(records).save_pretrained(tmp_path / "tokenizer")
+    lines = [json.dumps(record) + "\n" for record in records]
+    live, moved = tmp_path / "live.jsonl", tmp_path / "moved.jsonl"
+    live.write_text("".join(lines))
+    tokenizer = f"model.tokenizer={tmp_path / 'tokenizer'}"
+    run = Run(tmp_path, tokenizer, f"data.path={live}")
+    run.reach(12)
+    run.process.send_signal(signal.SIGINT)
+    run.end(code=130)
+    live.rename(moved)
+    live.write_text("".join(lines[:200]))
+    said = Run(tmp_path, tokenizer, f"data.path={live}", resume=True).end(code=2)
+    assert "training records: '380 (" in said
+    assert "held-out records: '20 (" in said
+    fault.ended = "a clear error"
+    again = Run(tmp_path, tokenizer, f"data.path={moved}", resume=True)
+    again.end()
+    assert len(again.curve()) == STEPS + 1

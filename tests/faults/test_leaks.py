@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from raysft.runs import rundir
+from raysft.runs import lock, rundir
 from raysft.train.checkpoint import layout
 from tests.faults.conftest import Run, family, stop, wait_for
 
@@ -56,6 +56,7 @@ class Place:
     def left(self) -> list[str]:
         shared = [name for name in os.listdir("/dev/shm") if name not in self.shared]
         unfinished = list((self.folder / "runs").glob(f"*/checkpoints/{layout.WRITING}*"))
+        unfinished += (self.folder / "runs").glob(f"*/{lock.FILE}*")
         temporary = [str(path) for path in self.temporary.rglob("*")]
         return self.processes() + shared + temporary + [str(path) for path in unfinished]
 

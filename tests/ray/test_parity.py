@@ -1,84 +1,17 @@
-"""Training on Ray and DeepSpeed against a plain PyTorch loop that shares no code with it.
+"""Training on Ray and DeepSpeed against a plain PyTorch loop."""
 
-The reference reads the JSON itself, builds ids and labels by hand, and takes the loss from
-transformers: mean over supervised tokens of one batch of records on one process.
-"""
-
-import json
-import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tests.ray.conftest import Groups, steps_of, tiny_config
-
-LR, FLOOR = 2e-3, 0.1
-
-
-def reference(
-    model_dir: Path, order: list[list[int]], train: list[dict[str, str]], skip_spikes: float = 0.0
-) -> Any:
-    """Losses, gradient norms and skipped steps of the plain loop over the given record indices."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    model.config.attn_pdrop = 0.0
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-    tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-        lr=LR,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-    )
-    last = len(order) - 2
-    rates = [LR / 2, LR] + [
-        LR * (FLOOR + (1 - FLOOR) / 2 * (1 + math.cos(math.pi * t / last)))
-        for t in range(1, last + 1)
-    ]
-    losses, norms, skipped = [], [], []
-    for step, indices in enumerate(order, start=1):
-        rows, labels = [], []
-        for index in indices:
-            record = train[index]
-            question = record["instruction"] + ("\n" + record["input"] if record["input"] else "")
-            prompt = tokenizer(question + "\n")["input_ids"]
-            response = [*tokenizer(record["output"])["input_ids"], tokenizer.eos_token_id]
-            rows.append(prompt + response)
-            labels.append([-100] * len(prompt) + response)
-        width = max(map(len, rows))
-        input_ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
-        targets = torch.tensor([row + [-100] * (width - len(row)) for row in labels])
-        mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-        for group in optimizer.param_groups:
-            group["lr"] = rates[step - 1 - len(skipped)]
-        optimizer.zero_grad()
-        loss = model.train()(input_ids, attention_mask=mask, labels=targets).loss
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
-        if skip_spikes and len(norms) >= 16 and norm > skip_spikes * np.median(norms[-64:]):
-            skipped.append(step)
-        else:
-            optimizer.step()
-        losses.append(loss.item())
-        norms.append(norm)
-    return losses, norms, skipped
+from tests.ray.reference import five_steps
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_model: Path) -> Any:
-    """The reference over the very records that the sampler draws."""
-    records = json.loads((tiny_model.parent / "records.json").read_text())
-    held_out = set(np.random.default_rng(0).permutation(64)[:6].tolist())
-    train = [record for index, record in enumerate(records) if index not in held_out]
-    epoch = np.random.default_rng([0, 0]).permutation(58).tolist()
-    return reference(tiny_model, [epoch[8 * step : 8 * step + 8] for step in range(5)], train)
+    return five_steps(tiny_model, tiny_model.parent / "records.json")
 
 
 # Workers, and how a step's 8 records (about 240 tokens) are laid out.

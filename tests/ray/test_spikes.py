@@ -16,8 +16,8 @@ from raysft.runs import snapshot
 from raysft.runs.events import Event, Started, Warning
 from raysft.runtime.fit import RunResult
 from tests.ray.conftest import fit_in, steps_of, tiny_config
+from tests.ray.reference import reference
 from tests.ray.test_faults import flip, numbers, shard
-from tests.ray.test_parity import reference
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

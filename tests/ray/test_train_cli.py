@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 import sys
@@ -188,23 +189,15 @@ def test_a_run_directory_is_not_overwritten(short_run: Outcome, folder: Path) ->
 def test_interrupted_and_resumed_is_the_same_run(short_run: Outcome, folder: Path) -> None:
     """Ctrl-C after a checkpoint, then --resume: losses equal those of the run left alone.
 
-    With what that one says left to raysft, which chooses the same on a CPU, and once.
+    With what that one says left to raysft, which chooses the same on a CPU, and once. The command
+    is given twice at once, and again while the run is under way: exactly one trains.
     """
     options = (*SHORT, *AUTO)
     assert short_run.code == 0
-    process = subprocess.Popen(
-        [
-            Path(sys.executable).parent / "raysft",
-            "train",
-            "gpt2-tiny-cpu",
-            "--name",
-            "cut",
-            *options,
-        ],
-        cwd=folder,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started_twice("cut", options, folder)
+    again = run_raysft("train", "gpt2-tiny-cpu", "--name", "cut", "--resume", *options, cwd=folder)
+    assert again.code == 2
+    assert "runs/cut is being written: it is held by process" in again.stderr
     deadline = time.monotonic() + 120
     while not snapshot.checkpoints(folder / "runs/cut"):
         assert time.monotonic() < deadline, "no checkpoint within 120 s"
@@ -229,6 +222,45 @@ def test_interrupted_and_resumed_is_the_same_run(short_run: Outcome, folder: Pat
     assert chose not in resumed.stderr
     assert "packs of at most 2,048 tokens" in resumed.stderr
     assert curve(folder / "runs/cut") == curve(folder / "runs/short")
+
+
+def test_other_records_are_gone_on_with_only_when_told(short_run: Outcome, folder: Path) -> None:
+    """A copy of the run, from which other records are to be held out."""
+    assert short_run.code == 0
+    shutil.copytree(folder / "runs/short", folder / "runs/other")
+    command = (
+        "train", "gpt2-tiny-cpu", "--name", "other", "--resume", "--json", *SHORT,
+        "--set", "eval.max_records=100", "--set", "run.max_steps=21",
+    )  # fmt: skip
+    refused = run_raysft(*command, cwd=folder)
+    assert refused.code == 2
+    assert refused.stderr.count("error:") == 1
+    assert "training records: '8,000 (" in refused.stderr
+    assert "held-out records: '200 (" in refused.stderr
+    assert "--accept-changes" in refused.stderr
+    accepted = run_raysft(*command, "--accept-changes", cwd=folder)
+    assert accepted.code == 0, accepted.stderr
+    assert accepted.stderr.count("accepted by --accept-changes:") == 2
+    assert accepted.summary["steps"] == 21
+    assert len(accepted.summary["accepted_changes"]) == 2
+
+
+def started_twice(name: str, options: tuple[str, ...], folder: Path) -> "subprocess.Popen[str]":
+    """The one of two commands that trains; the other was refused."""
+    command = [Path(sys.executable).parent / "raysft", "train", "gpt2-tiny-cpu", "--name", name]
+    both = [
+        subprocess.Popen([*command, *options], cwd=folder, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    deadline = time.monotonic() + 60
+    while all(process.poll() is None for process in both):
+        assert time.monotonic() < deadline, "none was refused within 60 s"
+        time.sleep(0.1)
+    refused, trains = sorted(both, key=lambda process: process.poll() is None)
+    assert trains.poll() is None
+    assert refused.returncode == 2
+    assert f"runs/{name} is being written: it is held by process" in refused.communicate()[1]
+    return trains
 
 
 def curve(run_dir: Path) -> list[tuple[float, ...]]:

@@ -36,6 +36,13 @@ def test_dry_run_writes_run_json_and_prints_plan_and_command(tmp_path: Path) -> 
     assert spec["stamp"]["command"] == "raysft train gpt2-xl --dry-run --name x"
 
 
+def test_changes_are_accepted_of_a_run_that_goes_on_only(tmp_path: Path) -> None:
+    outcome = run_raysft("train", "gpt2-tiny-cpu", "--accept-changes", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "give it with --resume" in outcome.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_a_run_without_a_name_is_named_after_config_and_time(tmp_path: Path) -> None:
     config = tmp_path / "mine.toml"
     config.write_text('[model]\npath = "somewhere/some-model"\n')

@@ -139,10 +139,13 @@ def test_a_model_that_fails_on_packs_is_padded() -> None:
     transformers.logging.set_verbosity_error()
     config, model = built(small_config("doge"))
     told: list[Event] = []
-    layout = exact_layout(config, Engine(model), VOCABULARY, told.append)
+    layout = exact_layout(config, Engine(model), VOCABULARY, 64, told.append)
     assert not layout.batch.packing
     assert isinstance(told[0], Warning)
-    assert "it fails on them: ValueError: packed records take no attention mask" in told[0].message
+    assert (
+        "its forward pass ends in ValueError: packed records take no attention mask"
+        in told[0].message
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ And whether it is one at all: a file of PyTorch's may hold code, which runs when
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -30,13 +31,19 @@ CLASSES = {
 TOLERANCE = 1e-3  # of the probe's loss; it is equal to the bit where hardware and threads are
 
 
-def write_manifest(folder: Path, step: int, zero_stage: int) -> None:
-    """Sizes and checksums of this rank's files, beside them, and what saved them."""
+def write_manifest(
+    folder: Path, step: int, zero_stage: int, identities: Mapping[str, str] | None
+) -> None:
+    """Sizes and checksums of this rank's files, beside them; what saved them, and from what.
+
+    identities: see verbs.identities.
+    """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     manifest = {
         "step": step,
         "world_size": dist.get_world_size(),
         "zero_stage": zero_stage,
+        **({"identities": dict(identities)} if identities else {}),
         "files": {
             str(path.relative_to(folder)): [path.stat().st_size, crc(path)] for path in files
         },

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,19 @@ MARGIN = 1.05
 class Saver:
     """Of one rank. Every rank must make the same calls."""
 
-    def __init__(self, engine: Any, tokenizer: Any, run_dir: Path, emit: Emit) -> None:
+    def __init__(
+        self,
+        engine: Any,
+        tokenizer: Any,
+        run_dir: Path,
+        emit: Emit,
+        identities: Mapping[str, str] | None = None,
+    ) -> None:
         self.engine = engine
         self.tokenizer = tokenizer
         self.run_dir = run_dir
         self.emit = emit
+        self.identities = identities  # of what is trained on
         self.needed_bytes = 0  # of all ranks, on disk
         self.pause_told = False
         self.skipped = 0  # for want of disk space
@@ -66,7 +75,8 @@ class Saver:
 
         def move(_: Checkpoint, name: str) -> Checkpoint:
             target = self.run_dir / rundir.CHECKPOINTS / name
-            write_manifest(folder, step, int(self.engine.zero_optimization_stage()))
+            stage = int(self.engine.zero_optimization_stage())
+            write_manifest(folder, step, stage, self.identities)
             verify_on_disk(folder)
             move_into_place(folder, target)
             self.emit(events.Checkpoint(step))
