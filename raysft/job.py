@@ -58,13 +58,15 @@ def main(run_json: str) -> int:
 def run(
     spec: dict[str, Any], config: Config, run_dir: Path, warnings: list[str], emit: Emit
 ) -> tuple[int, dict[str, Any]]:
-    """Exit code and summary, whatever comes."""
+    """Exit code and summary, whatever comes. A resume that is refused leaves the summary before."""
+    file = run_dir / rundir.SUMMARY
+    before = file.read_bytes() if file.exists() else None
     verb = VERBS[spec["verb"]]
     summary: dict[str, Any] = {"status": "running", "verb": spec["verb"], "run_dir": str(run_dir)}
     scratch = own_scratch()
     summary |= {"pid": os.getpid(), "host": os.uname().nodename, "scratch": scratch}
     summary |= {"stamp": spec["stamp"], "config": spec["config"]}
-    rundir.write_json(run_dir / rundir.SUMMARY, summary)
+    rundir.write_json(file, summary)
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.default_int_handler)
     adopt_orphans()
@@ -91,7 +93,10 @@ def run(
     for key in ("pid", "host", "scratch"):
         del summary[key]
     with suppress(OSError):  # a full disk is already what the summary tells
-        rundir.write_json(run_dir / rundir.SUMMARY, summary)
+        if before and code == UserError.exit_code:
+            file.write_bytes(before)
+        else:
+            rundir.write_json(file, summary)
     return code, summary
 
 

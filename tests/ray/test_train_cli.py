@@ -232,9 +232,11 @@ def test_other_records_are_gone_on_with_only_when_told(short_run: Outcome, folde
         "train", "gpt2-tiny-cpu", "--name", "other", "--resume", "--json", *SHORT,
         "--set", "eval.max_records=100", "--set", "run.max_steps=21",
     )  # fmt: skip
+    summary = (folder / "runs/other/summary.json").read_bytes()
     refused = run_raysft(*command, cwd=folder)
     assert refused.code == 2
     assert refused.stderr.count("error:") == 1
+    assert (folder / "runs/other/summary.json").read_bytes() == summary
     assert "training records: '8,000 (" in refused.stderr
     assert "held-out records: '200 (" in refused.stderr
     assert "--accept-changes" in refused.stderr
