@@ -17,23 +17,24 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_DIFFERENCE, LEAST_MATCH = 1e-3, 0.8  # nats a token; share of the held-out answers
-SIZES = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2,
+SIZES = {"hidden_size": 128, "intermediate_size": 208, "num_hidden_layers": 3,
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512,
          "initializer_range": 0.06}  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
-    "opt": {"hidden_size": 128, "word_embed_proj_dim": 128, "ffn_dim": 512, "num_hidden_layers": 2,
+    "opt": {"hidden_size": 112, "word_embed_proj_dim": 112, "ffn_dim": 448, "num_hidden_layers": 3,
             "num_attention_heads": 4, "max_position_embeddings": 512, "init_std": 0.06},
-    "bloom": {"hidden_size": 128, "n_layer": 2, "n_head": 4, "initializer_range": 0.06},
+    "bloom": {"hidden_size": 112, "n_layer": 3, "n_head": 4, "initializer_range": 0.06},
     "codegen": {"n_embd": 128, "n_layer": 2, "n_head": 4, "n_inner": 512, "rotary_dim": 16,
                 "n_positions": 512, "n_ctx": 512, "initializer_range": 0.06},
     "stablelm": SIZES,
     "mistral": SIZES | {"sliding_window": 32},
-    "gpt_oss": SIZES | {"intermediate_size": 192, "head_dim": 32, "num_local_experts": 2,
-                        "num_experts_per_tok": 1, "sliding_window": 32, "rope_scaling": None},
-    "mamba": {"hidden_size": 128, "state_size": 16, "num_hidden_layers": 2,
+    "gpt_oss": SIZES | {"intermediate_size": 96, "head_dim": 32, "num_local_experts": 2,
+                        "num_experts_per_tok": 2, "sliding_window": 32, "rope_scaling": None},
+    "mamba": {"hidden_size": 128, "state_size": 16, "num_hidden_layers": 3,
               "initializer_range": 0.06},
-    "falcon_h1": SIZES | {"mamba_d_ssm": 128, "mamba_n_heads": 4, "mamba_d_head": 32,
-                          "mamba_n_groups": 1, "mamba_d_state": 16, "lm_head_multiplier": 0.5},
+    "falcon_h1": SIZES | {"num_hidden_layers": 2, "mamba_d_ssm": 128, "mamba_n_heads": 4,
+                          "mamba_d_head": 32, "mamba_n_groups": 1, "mamba_d_state": 16,
+                          "lm_head_multiplier": 0.5},
     "gemma2": SIZES | {"head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 32,
                        "attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0},
 }  # fmt: skip
