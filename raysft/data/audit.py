@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared
+from raysft.data.layout import WAYS_OUT
 from raysft.data.pack import packed_bins
 from raysft.data.sources import sources
 from raysft.data.template import Template
@@ -166,6 +167,8 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
 
 
 def dropped_advice(facts: Mapping[str, Any], reason: str) -> str:
+    if reason.startswith("the template"):
+        return WAYS_OUT
     if reason == "longer than batch.seq_len":
         return "raise batch.seq_len, or cut them with data.truncate = true"
     if facts["first_bad"] and "lost" in reason:

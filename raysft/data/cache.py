@@ -23,10 +23,13 @@ from raysft.data.pipeline import RECORD, Part
 from raysft.errors import UserError
 
 MAX_BYTES = 20 << 30
-LAYOUT = 1  # of the files of an entry: raised when they change
+LAYOUT = 2  # of the files of an entry: raised when they change
 # The modules beside this one that make tokens of records: a change of one of them voids all
 # entries, because nobody can tell what it changes. `pipeline` and what it imports; a test holds it.
-TOKENISES = ("demo", "formats", "pipeline", "read", "sources", "template", "tokenize")
+TOKENISES = (
+    "borders", "demo", "encoding", "formats", "layout", "pipeline", "probe", "read", "render",
+    "sources", "template", "tokenize", "turns",
+)  # fmt: skip
 FILES = {"input_ids": np.dtype(np.int32), "loss_mask": np.dtype(np.bool_), "records": RECORD}
 
 

@@ -12,11 +12,12 @@ from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data import cache
 from raysft.data.cache import Counts, TokenisedSet
-from raysft.data.formats import RecordError, detect_format, renamed
+from raysft.data.formats import detect_format, renamed
 from raysft.data.pipeline import Recipe, load_json, process_all
 from raysft.data.read import Bad, Chunk, Line, read_chunks
 from raysft.data.sources import identity, sources, total_bytes
 from raysft.data.template import Template
+from raysft.data.turns import RecordError
 from raysft.errors import UserError
 
 Indices = NDArray[np.int64]
@@ -108,7 +109,7 @@ def tokenised_set(
     tokenizer = template.tokenizer
     key = cache.key_for(
         [(identity(part, seed), part.format, part.fields) for part in parts],
-        [tokenizer_identity(tokenizer), template.source],
+        [tokenizer_identity(tokenizer), template.source, template.tools_source],
         [config.batch.seq_len, data.truncate, data.train_on, data.max_records],
     )
     skip_bad = data.on_bad_record == "skip"

@@ -11,17 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.formats import (
-    FORMATS,
-    Conversation,
-    NothingToLearn,
-    RecordError,
-    renamed,
-    to_conversations,
-)
+from raysft.data.formats import FORMATS, renamed, to_conversations
 from raysft.data.read import Bad, Chunk, Line, json_message
 from raysft.data.template import Segment, Template, to_segments
 from raysft.data.tokenize import Example, encode, window
+from raysft.data.turns import Conversation, NothingToLearn, RecordError, texts_of
 
 # What is known of each record that is kept; lengths in tokens.
 RECORD = np.dtype(
@@ -92,7 +86,7 @@ def process(chunk: Chunk, recipe: Recipe) -> Part:
             part.drop(str(error), where)
         except RecordError as error:
             part.first_bad = part.first_bad or f"{where}: {error}"
-            part.drop(value.reason if isinstance(value, Bad) else reason_of(str(error)), where)
+            part.drop(value.reason if isinstance(value, Bad) else reason_of(error.reason), where)
     rows: list[tuple[Any, ...]] = []
     ids: list[NDArray[np.int32]] = []
     masks: list[NDArray[np.bool_]] = []
@@ -136,7 +130,7 @@ def parse(value: Any, recipe: Recipe, source: int) -> list[tuple[Conversation, l
 def check_encodable(conversation: Conversation) -> None:
     """JSON can escape half of a character, which no tokenizer takes."""
     try:
-        "".join(message.content for message in conversation).encode()
+        "".join(text for message in conversation for text in texts_of(message)).encode()
     except UnicodeEncodeError:
         raise RecordError("its text holds half of a surrogate pair") from None
 
@@ -156,7 +150,7 @@ def describe(
     """One row of RECORD."""
     begin, end = kept
     prompts = [s for s in draft.segments if not s.supervised]
-    words = [message.content for message in draft.conversation]
+    words = [text for message in draft.conversation for text in texts_of(message)]
     questions = [m.content for m in draft.conversation if m.role == "user"]
     return (
         end - begin,

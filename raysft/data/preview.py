@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from raysft.config.schema import Config
 from raysft.data.dataset import make_recipe
-from raysft.data.formats import NothingToLearn, RecordError
 from raysft.data.pipeline import Recipe, parse
 from raysft.data.read import Chunk, read_chunks
 from raysft.data.sources import sources
 from raysft.data.template import Template
 from raysft.data.tokenize import encode, window
+from raysft.data.turns import NothingToLearn, RecordError
 
 
 class Token(NamedTuple):

@@ -240,7 +240,7 @@ def test_a_template_that_rewrites_words_is_caught(tokenizer: Any, tmp_path: Path
         "{% for m in messages %}{{ m.content.replace('bad', '') + eos_token }}{% endfor %}"
     )
     template = install_template(copy.deepcopy(tokenizer), str(path))
-    with pytest.raises(RecordError, match="rewrites the words of this record"):
+    with pytest.raises(RecordError, match="rewrites the words of an answer"):
         to_segments([Message("user", "q"), Message("assistant", "bad")], template)
 
 
