@@ -26,7 +26,7 @@ from raysft.runs.processes import adopt_orphans, end_children
 from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
-from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
+from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
 
 
 def main(run_json: str) -> int:
@@ -81,9 +81,10 @@ def arrive(path: Path, spec: dict[str, Any], config: Config) -> tuple[Path, Conf
     if "run_dir" not in spec:
         return path.parent, config, []
     run_dir = Path(spec["run_dir"])
-    if spec["resume"] and (chosen := chosen_before(run_dir)):
-        config = as_chosen(config, chosen)
-        spec |= {"config": config.model_dump(mode="json"), CHOSEN: chosen}
+    if spec["resume"]:
+        chosen = chosen_before(run_dir)
+        config = dated(as_chosen(config, chosen), run_dir, resume=True)
+        spec |= {"config": config.model_dump(mode="json")} | ({CHOSEN: chosen} if chosen else {})
     warnings = admit(VERBS[spec["verb"]], run_dir, config, resume=spec["resume"])
     submitted = spec["stamp"]["version"]
     if submitted != __version__:

@@ -101,6 +101,18 @@ def unigram() -> PreTrainedTokenizerFast:
     return wrapped(backend)
 
 
+def lossy(unknown: str | None) -> PreTrainedTokenizerFast:
+    """A BPE over the letters of the corpus alone, which leaves others out or calls them unknown."""
+    backend = Tokenizer(models.BPE(unk_token=unknown))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=200, show_progress=False, special_tokens=[unknown] if unknown else []
+    )
+    backend.train_from_iterator([line.replace("\n", " ") for line in CORPUS], trainer)
+    backend.decoder = decoders.Metaspace()
+    return wrapped(backend)
+
+
 FAMILIES: dict[str, Any] = {
     "gpt2": byte_level,
     "gpt2-prefix-space": lambda: byte_level(add_prefix_space=True),

@@ -6,7 +6,6 @@ seen by what follows its words when marks stand in their place.
 """
 
 from collections.abc import Iterable
-from itertools import count
 from typing import Any, NamedTuple
 
 from raysft.data.layout import MARK, WAYS_OUT, mark, other_prompt
@@ -52,31 +51,37 @@ def answer_spans(
     require_all_turns(whole, conversation)
     spans = {}
     for index in trained:
-        begin, end = span_of(whole, conversation[index], index)
+        begin, end = span_of(whole, index)
         require_all_words(whole, conversation[index], index, whole.text[begin:end])
         spans[index] = (begin, end)
     return spans
 
 
-def span_of(whole: Rendered, message: Message, index: int) -> tuple[int, int]:
+def span_of(whole: Rendered, index: int) -> tuple[int, int]:
     template, turns, tools, text = whole
-    marks = count()
-    turn = with_marks(turns[index], marks)
+    turn, words = with_marks(turns[index])
     changed = render(template, [*turns[:index], turn, *turns[index + 1 :]], tools)
-    found = list(MARK.finditer(changed))
-    seen = {int(m[2]) for m in found}
-    if len(seen) < next(marks):
-        lost = "thought" if message.reasoning and 1 not in seen else "call or its words"
-        raise left_out(template, index, lost if found else "words")
-    after = changed[found[-1].end() :]
+    places = first_places(changed)
+    for number, (what, _) in enumerate(words):
+        if number not in places:
+            raise left_out(template, index, what)
+    begin, end = min(places.values())[0], max(end for _, end in places.values())
+    # gpt-oss writes the name of a function once more in the turn of its result.
+    after = MARK.sub(lambda found: words[int(found[2])].text, changed[end:])
     if not text.endswith(after):
         raise rewritten(template, index, text[-80:], after[-80:])
+    words_end = len(text) - len(after)
     if not index:
-        return found[0].start(), end_of_answer(whole, index, len(text) - len(after))
+        return begin, end_of_answer(whole, index, words_end)
     prompt = render(template, turns[:index], tools, answer_next=True)
     if not text.startswith(prompt):
         raise other_prompt(template, index, shown(prompt), shown(text))
-    return len(prompt), end_of_answer(whole, index, max(len(prompt), len(text) - len(after)))
+    return len(prompt), end_of_answer(whole, index, max(len(prompt), words_end))
+
+
+def first_places(text: str) -> dict[int, tuple[int, int]]:
+    """Where each mark is, or the first of several."""
+    return {int(found[2]): found.span() for found in reversed(list(MARK.finditer(text)))}
 
 
 def end_of_answer(whole: Rendered, index: int, words_end: int) -> int:
@@ -92,27 +97,45 @@ def end_of_answer(whole: Rendered, index: int, words_end: int) -> int:
     limit = len(alone) if as_alone else len(text)
     ends = list(template.special.finditer(text, words_end, limit))
     if not ends:
-        return words_end
+        return limit if as_alone else words_end
     closing = [end for end in ends if end[0] == template.end_token]
     chosen = closing[0] if closing and as_alone else ends[-1] if as_alone else ends[0]
     return chosen.end()
 
 
-def with_marks(turn: Turn, marks: "count[int]") -> Turn:
-    """Its words, thought, and the texts of its calls replaced: each by a mark of its own."""
+class Words(NamedTuple):
+    """What a mark stands for."""
+
+    what: str
+    text: str
+
+
+def with_marks(turn: Turn) -> tuple[Turn, list[Words]]:
+    """The turn with a mark in place of its words, its thought, and each text of its calls."""
+    words: list[Words] = []
+
+    def marked(what: str, value: Any) -> Any:
+        def one(text: str) -> str:
+            words.append(Words(what, text))
+            return mark(len(words) - 1)
+
+        return mapped(value, one)
+
     changed = dict(turn)
-    if turn["content"].strip():
-        changed["content"] = mark(next(marks))
+    if turn["content"].strip() or not turn.keys() & {"reasoning_content", "tool_calls"}:
+        changed["content"] = marked("words", turn["content"])
     if "reasoning_content" in turn:
-        changed["reasoning_content"] = changed["thinking"] = mark(next(marks))
+        changed["reasoning_content"] = marked("thought", turn["reasoning_content"])
+        changed["thinking"] = changed["reasoning_content"]
     if "tool_calls" in turn:
-        calls = []
-        for call in turn["tool_calls"]:
-            function = {"name": mark(next(marks)), "arguments": call["function"]["arguments"]}
-            function["arguments"] = mapped(function["arguments"], lambda _: mark(next(marks)))
-            calls.append(call | {"function": call["function"] | function})
-        changed["tool_calls"] = calls
-    return changed
+        said = [call["function"] for call in turn["tool_calls"]]
+        called = [
+            function | {key: marked("call", function[key]) for key in ("name", "arguments")}
+            for function in said
+        ]
+        pairs = zip(turn["tool_calls"], called, strict=True)
+        changed["tool_calls"] = [call | {"function": function} for call, function in pairs]
+    return changed, words
 
 
 def require_all_turns(whole: Rendered, conversation: Conversation) -> None:

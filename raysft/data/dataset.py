@@ -106,10 +106,9 @@ def tokenised_set(
     """From the cache, or read and tokenised into it."""
     data, seed = config.data, config.run.seed
     parts = sources(data, path)
-    tokenizer = template.tokenizer
     key = cache.key_for(
         [(identity(part, seed), part.format, part.fields) for part in parts],
-        [tokenizer_identity(tokenizer), template.source, template.tools_source],
+        [tokenizer_identity(template.tokenizer), template.source, template.tools_source],
         [config.batch.seq_len, data.truncate, data.train_on, data.max_records],
     )
     skip_bad = data.on_bad_record == "skip"

@@ -20,6 +20,7 @@ from raysft.data.render import Template
 WHITE = "\t\n\v\f\r \x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
+RARE = "\u0e01\u65e5\U0001f642\U000e0fff"  # Thai, Chinese, a face, and a character not yet given
 CONTEXTS = ("\n", ".", "0", "a")  # put before a text, so that it does not begin one
 
 
@@ -45,10 +46,11 @@ class Special(NamedTuple):
 
 
 class Habits(NamedTuple):
-    """How a tokenizer begins a text."""
+    """How a tokenizer begins a text, and whether it can write any."""
 
     anywhere_alike: bool  # with the tokens that it would have in the midst of another
     restarts: bool  # after a special token as at the start
+    writes_all: bool  # characters of every script, as bytes where it has no other token
 
 
 def stretches(
@@ -127,7 +129,26 @@ def habits_of(template: Template) -> Habits:
     return Habits(
         anywhere_alike=after == [line + ids for ids in alone],
         restarts=[ids[1:] for ids in ended] == alone,
+        writes_all=not any(unwritten(template, letter) for letter in RARE),
     )
+
+
+@lru_cache(maxsize=1 << 16)
+def unwritten(template: Template, letter: str) -> bool:
+    """Whether the tokenizer leaves the character out, or puts its unknown token in its place."""
+    tokenizer = template.tokenizer
+    (ids,) = encode_texts(tokenizer, [letter])
+    model = tokenizer.backend_tokenizer.model
+    unknown = getattr(model, "unk_token", None) or tokenizer.unk_token
+    if unknown is not None and tokenizer.convert_tokens_to_ids(unknown) in ids:
+        return True
+    return not (letter.isspace() or str(tokenizer.decode(ids)).strip())
+
+
+def unwritten_in(template: Template, text: str) -> list[str]:
+    if habits_of(template).writes_all:
+        return []
+    return sorted(letter for letter in set(text) if unwritten(template, letter))
 
 
 def encode_texts(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:

@@ -16,7 +16,7 @@ TOOL = {
     },
 }
 THOUGHT: Turn = {
-    "role": "assistant", "content": "a", "reasoning_content": mark(0), "thinking": mark(0),
+    "role": "assistant", "content": "a", "reasoning_content": mark(2), "thinking": mark(2),
 }  # fmt: skip
 CALL: Turn = {
     "role": "assistant",
@@ -29,16 +29,21 @@ CALL: Turn = {
         }
     ],
 }
-# What is rendered, and the mark that is looked for.
-PROBES: dict[str, tuple[list[Turn], list[Any] | None, str]] = {
-    "tools": ([ASKED], [TOOL], mark(0)),
-    "tool_calls": ([ASKED, CALL], [TOOL], mark(1)),
-    "reasoning": ([ASKED, THOUGHT], None, mark(0)),
-}
+# Form, what is rendered, and the mark that is looked for.
+PROBES: tuple[tuple[str, list[Turn], list[Any] | None, str], ...] = (
+    ("tools", [ASKED], [TOOL], mark(0)),
+    ("tool_calls", [ASKED, CALL], [TOOL], mark(1)),
+    ("reasoning", [ASKED, THOUGHT], None, mark(2)),
+    ("reasoning", [ASKED, THOUGHT | CALL], [TOOL], mark(2)),  # Gemma 4: beside calls only
+)
 
 
 def known_forms(template: Template) -> frozenset[str]:
-    return frozenset(name for name, probe in PROBES.items() if writes_mark(template, *probe))
+    return frozenset(
+        name
+        for name, turns, tools, looked_for in PROBES
+        if writes_mark(template, turns, tools, looked_for)
+    )
 
 
 def writes_mark(

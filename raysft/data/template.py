@@ -26,7 +26,7 @@ from raysft.data.render import (
     special_pattern,
     special_tokens,
 )
-from raysft.data.turns import Conversation, RecordError
+from raysft.data.turns import Conversation, Message, RecordError
 from raysft.errors import UserError
 
 __all__ = ["BUILT_IN", "Segment", "Template", "install_template", "prompt_segments", "to_segments"]
@@ -115,16 +115,31 @@ def find_end_token(template: Template) -> str:
     name = template.name
     try:
         pieces = layout(template, ("user", "assistant"))
+        answer = [piece for piece in pieces if piece.answer is not None][-1].text
     except RecordError as error:
-        raise UserError(f"data.template: {name} renders no question and answer: {error}") from None
-    last = [piece for piece in pieces if piece.answer is not None][-1]
-    ends = template.special.findall(last.text)
+        if not (thoughtful := after_thought(template)):
+            raise UserError(
+                f"data.template: {name} renders no question and answer: {error}"
+            ) from None
+        answer = thoughtful
+    ends = template.special.findall(answer)
     if not ends:
         raise UserError(
             f"data.template: {name} ends an answer without a special token, so that a model could "
             "not learn to stop. Put {{ eos_token }} after the assistant's content."
         )
     return str(ends[-1])
+
+
+def after_thought(template: Template) -> str:
+    """An answer with a thought, which some templates open in the prompt; "" where it fits none."""
+    turns = [Message("user", "q"), Message("assistant", "a", reasoning="t")]
+    try:
+        whole = rendered(template, turns, None, answer_next=False)
+        begin, end = answer_spans(whole, turns, [1])[1]
+    except RecordError:
+        return ""
+    return whole.text[begin:end]
 
 
 def read_template(name: str) -> str:
