@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from raysft.data.layout import MARK, WAYS_OUT, mark, other_prompt
+from raysft.data.probe import turns_left_out
 from raysft.data.render import (
     SHIELD,
     Template,
@@ -140,15 +141,10 @@ def with_marks(turn: Turn) -> tuple[Turn, list[Words]]:
 
 def require_all_turns(whole: Rendered, conversation: Conversation) -> None:
     """No turn with words is left out. What a template does to the words of a prompt is its own."""
-    marks = [mark(index) for index in range(len(conversation))]
-    turns = [turn | {"content": mark} for turn, mark in zip(whole.turns, marks, strict=True)]
-    try:
-        text = render(whole.template, turns, whole.tools)
-    except RecordError:  # it expects words of some kind
-        return
-    seen = {int(found[2]) for found in MARK.finditer(text)}
+    kinds = tuple((turn["role"], "tool_calls" in turn) for turn in whole.turns)
+    missing = turns_left_out(whole.template, kinds, whole.tools is not None)
     for index, message in enumerate(conversation):
-        if index not in seen and message.content.strip() and not message.calls:
+        if index in missing and message.content.strip() and not message.calls:
             raise RecordError(
                 f"the template {whole.template.name!r} leaves out {message.role} turns"
             )

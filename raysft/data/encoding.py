@@ -60,7 +60,7 @@ def stretches(
     spans: list[Span] = []
     first, eaten = True, False
     for text, supervised, markup in segments:
-        for part in cut_at_specials(template, text) if markup else (text,):
+        for part in cut_at_specials(template, text, supervised) if markup else (text,):
             if isinstance(part, str):
                 part = part.lstrip(WHITE) if eaten else part
                 eaten = eaten and not part
@@ -70,7 +70,7 @@ def stretches(
             spans = rstripped(spans) if part.eats_left else spans
             if spans:
                 yield Stretch(spans, first)
-            yield part._replace(supervised=supervised)
+            yield part
             spans, first, eaten = [], False, part.eats_right
     if spans:
         yield Stretch(spans, first)
@@ -89,9 +89,12 @@ def rstripped(spans: list[Span]) -> list[Span]:
     return [*spans[:-1], spans[-1]._replace(text=text)] if spans else []
 
 
-@lru_cache(maxsize=1024)
-def cut_at_specials(template: Template, text: str) -> list[str | Special]:
-    specials = specials_of(template)
+@lru_cache(maxsize=4096)
+def cut_at_specials(template: Template, text: str, supervised: bool) -> list[str | Special]:
+    specials = {
+        token: special._replace(supervised=supervised)
+        for token, special in specials_of(template).items()
+    }
     parts: list[str | Special] = []
     end = 0
     for found in template.special.finditer(text):

@@ -24,6 +24,7 @@ class Template:
     num_added: int = 0  # tokens that the tokenizer got for it
     tools_source: str = ""  # what renders conversations with tools, where that is another
     knows: frozenset[str] = frozenset()  # "tools", "tool_calls", "reasoning": has a form for them
+    names: frozenset[str] = frozenset()  # all words in its source, fields that it reads among them
 
     @property
     def stop_ids(self) -> list[int]:
@@ -97,13 +98,9 @@ def fit(template: Template, message: Message) -> Message:
         content = THOUGHT.format(message.reasoning.strip("\n")) + content
         message = message._replace(content=content, reasoning="")
     if message.fields:
-        read = {name: v for name, v in message.fields.items() if name in template.source}
+        read = {name: v for name, v in message.fields.items() if name in template.names}
         message = message._replace(fields=read)
     return message
-
-
-def has_words_alone(message: Message) -> bool:
-    return not (message.calls or message.reasoning or message.fields)
 
 
 def as_turn(message: Message) -> Turn:

@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 
 from raysft.config.load import did_you_mean
 from raysft.data.borders import answer_spans, rendered
-from raysft.data.layout import fill, layout
+from raysft.data.layout import fill, layout, shape_of, words_of
 from raysft.data.probe import known_forms
 from raysft.data.render import (
     SHIELD,
     Template,
     as_turn,
     fitted,
-    has_words_alone,
     render,
     special_pattern,
     special_tokens,
@@ -83,7 +82,12 @@ def install_template(tokenizer: Any, name: str, day: date | None = None) -> Temp
         name, source, tokenizer, special_pattern(tokenizer),
         num_added=len(tokenizer) - before, tools_source=sources.get("tool_use", source),
     )  # fmt: skip
-    return replace(template, end_token=find_end_token(template), knows=known_forms(template))
+    return replace(
+        template,
+        end_token=find_end_token(template),
+        knows=known_forms(template),
+        names=frozenset(re.findall(r"\w+", source + template.tools_source)),
+    )
 
 
 def own_templates(tokenizer: Any) -> dict[str, str]:
@@ -114,7 +118,7 @@ def find_end_token(template: Template) -> str:
     """What the template closes an answer with. Raises UserError as `install_template` does."""
     name = template.name
     try:
-        pieces = layout(template, ("user", "assistant"))
+        pieces = layout(template, (("user", False), ("assistant", False)))
         answer = [piece for piece in pieces if piece.answer is not None][-1].text
     except RecordError as error:
         if not (thoughtful := after_thought(template)):
@@ -174,8 +178,8 @@ def to_segments(
     trained = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.trained]
     if last_turn_only:
         trained = trained[-1:]
-    words_alone = tools is None and all(map(has_words_alone, turns))
-    if words_alone and (segments := by_layout(turns, template, trained)):
+    simple = tools is None and not any(turn.calls or turn.fields for turn in turns)
+    if simple and (segments := by_layout(turns, template, trained)):
         return segments
     whole = rendered(template, turns, tools, answer_next=False)
     return cut_at_shields(whole.text, answer_spans(whole, turns, trained))
@@ -184,14 +188,14 @@ def to_segments(
 def by_layout(turns: Conversation, template: Template, trained: list[int]) -> list[Segment] | None:
     """None where the template looks into the words, so that no layout fits."""
     try:
-        pieces = layout(template, tuple(turn.role for turn in turns))
+        pieces = layout(template, shape_of(turns))
     except RecordError:
         return None
-    filled = fill(pieces, turns)
+    filled = fill(pieces, words_of(turns))
     if "".join(filled) != render(template, list(map(as_turn, turns))):
         return None
     return [
-        Segment(text, piece.answer in trained, markup=piece.message is None)
+        Segment(text, piece.answer in trained, markup=piece.words is None)
         for text, piece in zip(filled, pieces, strict=True)
         if text
     ]
