@@ -56,7 +56,7 @@ class Fields(Section):
     """A list of turns with `from` and `value`, in `sharegpt`."""
     tools: str | None = None
     """The functions the model may call, in every format but `self_instruct` and `text`; optional in
-    the records. They become part of the system turn."""
+    the records. They go to the template, or into the system turn where it has no form for them."""
     text: str | None = None
     """A whole document, in `text`."""
 
