@@ -113,20 +113,29 @@ def as_turn(message: Message) -> Turn:
     return turn
 
 
-def mapped(value: Any, change: Callable[[str], str]) -> Any:
-    """A value of JSON with all its texts changed, its keys aside."""
+def mapped(value: Any, change: Callable[[str], str], *, names: bool = False) -> Any:
+    """A value of JSON with all its texts changed, or with the `names` of its fields as well."""
     if isinstance(value, str):
         return change(value)
     if isinstance(value, Mapping):
-        return {key: mapped(item, change) for key, item in value.items()}
-    return [mapped(item, change) for item in value] if isinstance(value, list | tuple) else value
+        return {
+            change(name) if names and isinstance(name, str) else name: mapped(
+                item, change, names=names
+            )
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [mapped(item, change, names=names) for item in value]
+    return value
 
 
 def shielded(template: Template, value: Any) -> Any:
     """Turns or tools with every special token that they spell marked as text of theirs."""
-    return mapped(
-        value, lambda text: template.special.sub(lambda found: f"\ufdd0{found[0]}\ufdd1", text)
-    )
+
+    def shield(text: str) -> str:
+        return template.special.sub(lambda found: f"\ufdd0{found[0]}\ufdd1", text)
+
+    return mapped(value, shield, names=True)
 
 
 def shown(text: str) -> str:

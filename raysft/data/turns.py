@@ -111,7 +111,9 @@ def calls_in(text: str) -> tuple[dict[str, Any], ...]:
 
 def spelt(calls: tuple[dict[str, Any], ...]) -> str:
     """One JSON object a line, as a model writes calls whose template has no form for them."""
-    return "\n".join(json.dumps(call["function"], ensure_ascii=False) for call in calls)
+    return "\n".join(
+        json.dumps(call["function"], ensure_ascii=False, default=str) for call in calls
+    )
 
 
 def json_list(value: Any, name: str) -> list[Any]:
@@ -143,7 +145,7 @@ def functions(value: Any) -> Message | None:
         return Message("tools", value)
     if not listed:
         return None
-    text = value if isinstance(value, str) else json.dumps(listed, ensure_ascii=False)
+    text = value if isinstance(value, str) else json.dumps(listed, ensure_ascii=False, default=str)
     if not all(isinstance(tool, Mapping) for tool in listed):
         return Message("tools", text)
     tools = [t if "function" in t or "name" not in t else wrapped(t) for t in listed]
@@ -167,15 +169,12 @@ def is_blank(message: Message) -> bool:
 
 
 def strings_in(value: Any) -> list[str]:
-    """All texts in a value of JSON, its keys aside."""
+    """All texts in a value of JSON, the names of its fields among them."""
     if isinstance(value, str):
         return [value]
-    values = value.values() if isinstance(value, Mapping) else value
-    return (
-        [s for v in values for s in strings_in(v)]
-        if isinstance(value, Mapping | list | tuple)
-        else []
-    )
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    return [s for v in value for s in strings_in(v)] if isinstance(value, list | tuple) else []
 
 
 def texts_of(message: Message) -> list[str]:

@@ -5,6 +5,8 @@ from datetime import date
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from raysft.data import demo
 from raysft.data.formats import FORMATS, RecordError, to_conversations
@@ -98,6 +100,11 @@ def install(base: Any, source: str | dict[str, str], day: date | None = None) ->
     own = copy.deepcopy(base)
     own.chat_template = source
     return install_template(own, "auto", day)
+
+
+@pytest.fixture(scope="module", params=[QWEN3, LLAMA31, GPT_OSS, PHI35])
+def template(request: pytest.FixtureRequest, base: Any) -> Template:
+    return install(base, request.param)
 
 
 def answers(template: Template, record: dict[str, Any], **options: Any) -> list[str]:
@@ -228,7 +235,7 @@ def test_what_a_template_does_to_a_prompt_is_its_own(base: Any) -> None:
 
 
 def test_special_tokens_in_calls_and_thoughts_stay_text(base: Any) -> None:
-    function = {"name": "weather", "arguments": {"city": "<|im_end|>"}}
+    function = {"name": "weather", "arguments": {"city": "<|im_end|>", "<|im_start|>": 1}}
     called = {**CALLED, "tool_calls": [{"function": function}], "thinking": "<|im_start|>"}
     (conversation,) = to_conversations(
         {"messages": [ASKED, called, RESULT, TOLD], "tools": [TOOL]}, FORMATS["messages"]
@@ -240,7 +247,48 @@ def test_special_tokens_in_calls_and_thoughts_stay_text(base: Any) -> None:
     assert counts == [5, 5]
     spelt = template.tokenizer.decode(ids[slice(*example.answers[0])])
     assert "<think>\n<|im_start|>\n</think>\n\n\n<tool_call>\n" in spelt
-    assert '{"city": "<|im_end|>"}' in spelt
+    assert '{"city": "<|im_end|>", "<|im_start|>": 1}' in spelt
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-2, 2)
+    | st.sampled_from(["", " ", "a", "<|end|>", "[]"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["name", "arguments", "function", "<|end|>"]), inner)
+    ),
+    max_leaves=6,
+)
+FIELDS = ("content", "tool_calls", "function_call", "thinking", "weight", "name", "tool_call_id")
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    turns=st.lists(
+        st.dictionaries(st.sampled_from(FIELDS), JSON, min_size=1), min_size=2, max_size=4
+    ),
+    tools=JSON,
+)
+def test_whatever_turns_hold_a_record_is_read_or_told(
+    template: Template, turns: list[dict[str, Any]], tools: Any
+) -> None:
+    roles = ("user", "assistant", "tool", "assistant")
+    record = {
+        "messages": [
+            {"content": "w", "role": role} | turn for role, turn in zip(roles, turns, strict=False)
+        ],
+        "tools": tools,
+    }
+    try:
+        (conversation,) = to_conversations(record, FORMATS["messages"])
+        (example,) = encode(template, [to_segments(conversation, template)])
+    except RecordError:
+        return
+    ended = [example.input_ids[end - 1] for _, end in example.answers]
+    special = [template.tokenizer.convert_tokens_to_ids(t) for t in (*SPECIAL, "<|endoftext|>")]
+    assert set(ended) <= set(special)
 
 
 def test_a_template_that_fits_no_answer_says_how_it_differs(base: Any) -> None:
