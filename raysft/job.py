@@ -29,7 +29,7 @@ from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.identities import ACCEPTED, known_before
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
-from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
+from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
 
 
 def main(run_json: str) -> int:
@@ -107,9 +107,10 @@ def arrive(run_dir: Path, spec: dict[str, Any], config: Config) -> tuple[Config,
     """
     if "run_dir" not in spec:
         return config, []
-    if spec["resume"] and (chosen := chosen_before(run_dir)):
-        config = as_chosen(config, chosen)
-        spec |= {"config": config.model_dump(mode="json"), CHOSEN: chosen}
+    if spec["resume"]:
+        chosen = chosen_before(run_dir)
+        config = dated(as_chosen(config, chosen), run_dir, resume=True)
+        spec |= {"config": config.model_dump(mode="json")} | ({CHOSEN: chosen} if chosen else {})
     warnings = admit(VERBS[spec["verb"]], run_dir, config, resume=spec["resume"])
     spec |= known_before(run_dir) if spec["resume"] else {}
     submitted = spec["stamp"]["version"]

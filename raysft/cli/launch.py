@@ -97,14 +97,14 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
     """
     from raysft.runs import provenance
     from raysft.verbs.identities import ACCEPTS
-    from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before
+    from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
 
     if typed.accept_changes and not typed.resume:
         raise UserError("--accept-changes is about a run that goes on: give it with --resume")
     config = named(config, source, typed)
     run_dir = Path(config.run.storage) / str(config.run.name)
     chosen = chosen_before(run_dir) if typed.resume else {}
-    config = as_chosen(config, chosen)
+    config = dated(as_chosen(config, chosen), run_dir, resume=typed.resume)
     if config.scaling.elastic and not verb.is_elastic:
         raise UserError(
             f"raysft {verb.name} compares runs, which must have the same number of workers: set "

@@ -1,6 +1,9 @@
 """[data]: the records to train on, and what is done with them."""
 
-from typing import Annotated, Literal
+from datetime import date
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from raysft.config.section import FractionBelowOne, PositiveFloat, Records, Section, Unit
 
@@ -10,6 +13,19 @@ DEMO_VOCABULARY = 492  # tokens of that tokenizer
 Format = Literal[
     "auto", "messages", "sharegpt", "self_instruct", "alpaca", "prompt_completion", "text"
 ]
+
+
+def iso_day(value: Any) -> Any:
+    """A text such as "2026-01-31", or TOML's own date. Raises ValueError for other texts."""
+    if isinstance(value, date):
+        return value.isoformat()[:10]
+    try:
+        return value if value is None else date.fromisoformat(value).isoformat()
+    except (TypeError, ValueError):
+        raise ValueError(f"{value!r} is no day such as 2026-01-31") from None
+
+
+Day = Annotated[str, BeforeValidator(iso_day)]
 
 
 class Fields(Section):
@@ -40,7 +56,7 @@ class Fields(Section):
     """A list of turns with `from` and `value`, in `sharegpt`."""
     tools: str | None = None
     """The functions the model may call, in every format but `self_instruct` and `text`; optional in
-    the records. They become part of the system turn."""
+    the records. They go to the template, or into the system turn where it has no form for them."""
     text: str | None = None
     """A whole document, in `text`."""
 
@@ -80,6 +96,10 @@ class Data(Section):
     """What turns a conversation into text: `"tokenizer"` (the tokenizer's own chat template),
     `"plain"`, `"alpaca"`, `"chatml"`, or a Jinja file. `"auto"` is the tokenizer's own if it has
     one, else `"plain"`."""
+    date: Day | None = None
+    """The day that a template writes which asks for today's, in training, in the exported template
+    and in the prompts of `raysft generate`, as `2026-01-31`. When absent, the day on which the run
+    is first started, which `run.json` keeps."""
     train_on: Literal["all_turns", "last_turn"] = "all_turns"
     """Which answers of a conversation are trained: all of them, or only the last."""
     subset: str | None = None

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared
+from raysft.data.layout import WAYS_OUT
 from raysft.data.pack import packed_bins
 from raysft.data.sources import sources
 from raysft.data.template import Template
@@ -67,8 +68,13 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "heldout_in_train": heldout_in_train(prepared),
         "at": {str(length): at_length(records, length) for length in lengths},
     }
-    flags = ("space_before_answer", "special_in_text", "blank_prompt", "unanswered")
+    flags = (
+        "space_before_answer", "special_in_text", "blank_prompt", "unanswered", "unwritten",
+        "empty_answer",
+    )  # fmt: skip
     facts |= {flag: int(records[flag].sum()) for flag in flags}
+    facts["unwritten_characters"] = dict(counts.unwritten.most_common(20))
+    facts["moving_date"] = len(records) if "strftime_now(" in template.source else 0
     if prepared.heldout_counts is not None:
         facts["heldout_dropped"] = dict(prepared.heldout_counts.dropped)
     facts["findings"] = [finding._asdict() for finding in findings(facts)]
@@ -157,6 +163,15 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
         ("special_in_text", facts["special_in_text"],
          "the text spells a special token, which stays text and gets no meaning",
          "if it was meant as one, split the text into turns; if not, remove it"),
+        ("unwritten", facts["unwritten"],
+         "the tokenizer has no token for some of the characters, which it leaves out or calls "
+         f"unknown: {' '.join(list(facts['unwritten_characters'])[:10])}",
+         "take a tokenizer that falls back to bytes, as GPT-2's does, or replace the characters"),
+        ("moving_date", facts["moving_date"],
+         "the template writes the date of the day in a way that data.date does not reach",
+         "prompts of another day differ: write the date as text, in a template of your own"),
+        ("empty_answer", facts["empty_answer"], "an answer among others is empty",
+         "it is not trained, because it would teach to end at once: remove it, or add its words"),
         ("blank_prompt", facts["blank_prompt"], "the prompt has no words",
          "remove them, or give them as plain text: a field `text`"),
         ("unanswered", facts["unanswered"], "turns follow the last answer",
@@ -166,6 +181,8 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
 
 
 def dropped_advice(facts: Mapping[str, Any], reason: str) -> str:
+    if reason.startswith("the template"):
+        return WAYS_OUT
     if reason == "longer than batch.seq_len":
         return "raise batch.seq_len, or cut them with data.truncate = true"
     if facts["first_bad"] and "lost" in reason:

@@ -23,10 +23,13 @@ from raysft.data.pipeline import RECORD, Part
 from raysft.errors import UserError
 
 MAX_BYTES = 20 << 30
-LAYOUT = 1  # of the files of an entry: raised when they change
+LAYOUT = 2  # of the files of an entry: raised when they change
 # The modules beside this one that make tokens of records: a change of one of them voids all
 # entries, because nobody can tell what it changes. `pipeline` and what it imports; a test holds it.
-TOKENISES = ("demo", "formats", "pipeline", "read", "sources", "template", "tokenize")
+TOKENISES = (
+    "borders", "demo", "encoding", "formats", "layout", "pipeline", "probe", "read", "render",
+    "sources", "template", "tokenize", "turns",
+)  # fmt: skip
 FILES = {"input_ids": np.dtype(np.int32), "loss_mask": np.dtype(np.bool_), "records": RECORD}
 
 
@@ -39,10 +42,13 @@ class Counts:
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     first_dropped: dict[str, str] = field(default_factory=dict)  # reason -> place
     first_bad: str | None = None  # place and message of the first record that is wrong
+    # character that the tokenizer cannot write -> records with it
+    unwritten: Counter[str] = field(default_factory=Counter)
 
     def add(self, part: Part) -> None:
         self.num_read += part.num_read
         self.dropped += part.dropped
+        self.unwritten += part.unwritten
         self.first_dropped = part.first_dropped | self.first_dropped
         self.first_bad = self.first_bad or part.first_bad
 
@@ -84,7 +90,8 @@ def load(key: str) -> TokenisedSet | None:
         return None
     os.utime(entry)  # so that it counts as used
     counts = json.loads((entry / "counts.json").read_text())
-    counts["dropped"] = Counter(counts["dropped"])
+    for name in ("dropped", "unwritten"):
+        counts[name] = Counter(counts[name])
     counts["formats"] = tuple(counts["formats"])
     arrays = {name: read_array(entry / name, dtype) for name, dtype in FILES.items()}
     return TokenisedSet(**arrays, counts=Counts(**counts))

@@ -12,11 +12,12 @@ from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data import cache
 from raysft.data.cache import Counts, TokenisedSet
-from raysft.data.formats import RecordError, detect_format, renamed
+from raysft.data.formats import detect_format, renamed
 from raysft.data.pipeline import Recipe, load_json, process_all
 from raysft.data.read import Bad, Chunk, Line, read_chunks
 from raysft.data.sources import identity, sources, total_bytes
 from raysft.data.template import Template
+from raysft.data.turns import RecordError
 from raysft.errors import UserError
 
 Indices = NDArray[np.int64]
@@ -105,10 +106,9 @@ def tokenised_set(
     """From the cache, or read and tokenised into it."""
     data, seed = config.data, config.run.seed
     parts = sources(data, path)
-    tokenizer = template.tokenizer
     key = cache.key_for(
         [(identity(part, seed), part.format, part.fields) for part in parts],
-        [tokenizer_identity(tokenizer), template.source],
+        [tokenizer_identity(template.tokenizer), template.source, template.tools_source],
         [config.batch.seq_len, data.truncate, data.train_on, data.max_records],
     )
     skip_bad = data.on_bad_record == "skip"

@@ -1,28 +1,23 @@
 """Raw record to conversations. A new format is one adapter and one entry in `FORMATS`."""
 
-import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-Record = Mapping[str, Any]
-
-
-class Message(NamedTuple):
-    role: str  # "system", "user", "assistant", "tool", or "text" for a document without turns
-    content: str
-    trained: bool = True  # false: an assistant turn that is only context
-
-
-Conversation = list[Message]
-
-
-class RecordError(ValueError):
-    """One record is not what its format asks for; says which field and why."""
-
-
-class NothingToLearn(RecordError):
-    """A sound record without an answer to train on: it is left out and counted, never an error."""
-
+from raysft.data.turns import (
+    READ,
+    Conversation,
+    Message,
+    NothingToLearn,
+    Record,
+    RecordError,
+    calls_in,
+    calls_of,
+    functions,
+    is_blank,
+    is_trained,
+    reasoning_of,
+    spelt,
+)
 
 # The names of a turn's author in the data sets at hand, and the four roles templates know.
 ROLES = {
@@ -31,6 +26,7 @@ ROLES = {
     "assistant": ("assistant", "gpt", "model", "chatbot", "bot", "function_call", "tool_call"),
     "tool": ("tool", "observation", "function", "function_response", "tool_response", "ipython"),
 }
+CALLS = ("function_call", "tool_call")  # of these roles, whose words are calls in JSON
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
 
 
@@ -65,14 +61,20 @@ def names_in(record: Record) -> str:
 
 
 def system(record: Record) -> Conversation:
-    """A `system` text and the functions of a `tools` field, as one system turn or none."""
-    parts = [optional_text(record, "system")]
-    tools = record.get("tools")
-    if tools and tools != "[]":
-        tools = tools if isinstance(tools, str) else json.dumps(tools, ensure_ascii=False)
-        parts.append(f"Functions that can be called:\n{tools}")
-    text = "\n\n".join(part for part in parts if part)
-    return [Message("system", text)] if text else []
+    """What comes before the turns: the functions of a `tools` field (or OpenAI's older
+    `functions`), and a `system` text."""
+    tools = functions(record.get("tools") or record.get("functions"))
+    text = optional_text(record, "system")
+    return [*([tools] if tools else []), *([Message("system", text)] if text else [])]
+
+
+def with_system(record: Record, turns: Conversation) -> Conversation:
+    """A `system` field and a first turn of that role make one system turn, not two."""
+    before = system(record)
+    if [m.role for m in (*before[-1:], *turns[:1])] == ["system", "system"]:
+        joined = f"{before.pop().content}\n\n{turns[0].content}"
+        turns = [turns[0]._replace(content=joined), *turns[1:]]
+    return [*before, *turns]
 
 
 def alpaca(record: Record) -> list[Conversation]:
@@ -117,12 +119,12 @@ def prompt_completion(record: Record) -> list[Conversation]:
 
 def messages(record: Record) -> list[Conversation]:
     """`messages`, a list of turns {role, content}."""
-    return [join_system([*system(record), *map(turn, list_of(record, "messages"))])]
+    return [with_system(record, list(map(turn, list_of(record, "messages"))))]
 
 
 def sharegpt(record: Record) -> list[Conversation]:
     """`conversations`, a list of turns {from, value}."""
-    return [join_system([*system(record), *map(turn, list_of(record, "conversations"))])]
+    return [with_system(record, list(map(turn, list_of(record, "conversations"))))]
 
 
 def text(record: Record) -> list[Conversation]:
@@ -131,58 +133,39 @@ def text(record: Record) -> list[Conversation]:
 
 
 def turn(value: Any) -> Message:
-    """{role, content} or {from, value}; `weight` 0 keeps an assistant turn out of the loss.
+    """{role, content} or {from, value}, and all else that a chat template may read of it.
 
-    A turn that calls functions (`tool_calls`) reads as one JSON object a line, in which the model
-    names them; so does a `function_call` turn of ShareGPT.
+    An assistant turn can keep itself out of the loss (`weight` 0; `loss`, `train` or `trainable`
+    false). Its calls are those of `tool_calls`, of the older `function_call`, or of a ShareGPT turn
+    of that name.
     """
     if not isinstance(value, Mapping):
         raise RecordError(f"a turn is {type(value).__name__}, not an object")
     author = text_of(value, "role", "from")
     if author not in ROLE_OF:
         raise RecordError(f"role {author!r} is none of {', '.join(ROLE_OF)}")
+    role = ROLE_OF[author]
     content = value.get("content", value.get("value"))
     if isinstance(content, list):
         content = "".join(map(text_part, content))
-    calls = [json.dumps(call, ensure_ascii=False) for call in map(function, calls_of(value))]
-    if content is None and calls:
+    calls = calls_of(value) if role == "assistant" else ()
+    if content is None and (calls or (role == "assistant" and reasoning_of(value))):
         content = ""
     if not isinstance(content, str):
         raise RecordError(f"the content of a {author} turn is {type(content).__name__}, not text")
-    content = "\n".join([content] * bool(content or not calls) + calls)
-    return Message(ROLE_OF[author], content, trained=value.get("weight", 1) != 0)
+    fields = {name: v for name, v in value.items() if name not in READ and v is not None}
+    if role != "assistant":
+        return Message(role, content, fields=fields)
+    calls_text = spelt(calls)
+    if author in CALLS and not calls and (calls := calls_in(content)):
+        content, calls_text = "", content
+    return Message(role, content, is_trained(value), reasoning_of(value), calls, calls_text, fields)
 
 
 def text_part(part: Any) -> str:
     if isinstance(part, Mapping) and part.get("type", "text") == "text":
         return text_of(part, "text")
     raise RecordError("a turn holds something other than text, such as an image")
-
-
-def calls_of(value: Record) -> list[Any]:
-    return list_of(value, "tool_calls") if value.get("tool_calls") else []
-
-
-def function(call: Any) -> dict[str, Any]:
-    """{"name", "arguments"} of a call as OpenAI writes it, arguments as JSON in a string."""
-    inner = call.get("function", call) if isinstance(call, Mapping) else None
-    if not isinstance(inner, Mapping):
-        raise RecordError("an entry of 'tool_calls' is not an object")
-    arguments = inner.get("arguments")
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except json.JSONDecodeError:
-            raise RecordError("the arguments of a function call are not valid JSON") from None
-    return {"name": text_of(inner, "name"), "arguments": arguments}
-
-
-def join_system(conversation: Conversation) -> Conversation:
-    """A `system` or `tools` field and the first turn make one system turn, not two."""
-    if [m.role for m in conversation[:2]] != ["system", "system"]:
-        return conversation
-    first, second = conversation[:2]
-    return [Message("system", f"{second.content}\n\n{first.content}"), *conversation[2:]]
 
 
 Adapter = Callable[[Record], list[Conversation]]
@@ -246,8 +229,15 @@ def to_conversations(record: Record, adapter: Adapter) -> list[Conversation]:
         trained = [m for m in conversation if m.role in ("assistant", "text") and m.trained]
         if not trained:
             raise NothingToLearn("no answer to train on")
-        if not any(message.content.strip() for message in trained):
+        if all(map(is_blank, trained)):
             raise NothingToLearn("the response is empty")
     if not conversations:
         raise RecordError("field 'instances' is empty")
-    return conversations
+    return [[not_to_end_at_once(m) for m in conversation] for conversation in conversations]
+
+
+def not_to_end_at_once(message: Message) -> Message:
+    """An empty answer among others is not trained: it would teach an immediate end."""
+    if message.role == "assistant" and is_blank(message):
+        return message._replace(trained=False)
+    return message

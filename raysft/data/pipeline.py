@@ -11,17 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.formats import (
-    FORMATS,
-    Conversation,
-    NothingToLearn,
-    RecordError,
-    renamed,
-    to_conversations,
-)
+from raysft.data.encoding import unwritten_in
+from raysft.data.formats import FORMATS, renamed, to_conversations
 from raysft.data.read import Bad, Chunk, Line, json_message
 from raysft.data.template import Segment, Template, to_segments
 from raysft.data.tokenize import Example, encode, window
+from raysft.data.turns import Conversation, NothingToLearn, RecordError, is_blank, texts_of
 
 # What is known of each record that is kept; lengths in tokens.
 RECORD = np.dtype(
@@ -35,6 +30,8 @@ RECORD = np.dtype(
         ("ended", "?"),  # the last answer kept has its end token
         ("space_before_answer", "?"),
         ("special_in_text", "?"),
+        ("unwritten", "?"),  # some of its characters, by this tokenizer
+        ("empty_answer", "?"),  # among others, and not trained
         ("blank_prompt", "?"),
         ("unanswered", "?"),  # turns after the last answer, which are left out
         ("key", "u8"),  # equal for equal texts
@@ -66,6 +63,7 @@ class Part:
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     first_dropped: dict[str, str] = field(default_factory=dict)  # reason -> place
     first_bad: str | None = None  # place and message of the first record that is wrong
+    unwritten: Counter[str] = field(default_factory=Counter)  # character -> records with it
 
     def drop(self, reason: str, where: str) -> None:
         self.dropped[reason] += 1
@@ -92,20 +90,23 @@ def process(chunk: Chunk, recipe: Recipe) -> Part:
             part.drop(str(error), where)
         except RecordError as error:
             part.first_bad = part.first_bad or f"{where}: {error}"
-            part.drop(value.reason if isinstance(value, Bad) else reason_of(str(error)), where)
+            part.drop(value.reason if isinstance(value, Bad) else reason_of(error.reason), where)
     rows: list[tuple[Any, ...]] = []
     ids: list[NDArray[np.int32]] = []
     masks: list[NDArray[np.bool_]] = []
     encoded = encode(recipe.template, [draft.segments for draft in drafts])
     for draft, example in zip(drafts, encoded, strict=True):
         kept = window(example, recipe.seq_len)
-        row = describe(example, kept, draft, chunk.source, recipe.template)
+        words = "".join(text for message in draft.conversation for text in texts_of(message))
+        lost = unwritten_in(recipe.template, words)
+        row = describe(example, kept, draft, chunk.source, recipe.template, lost)
         if not recipe.truncate and len(example.input_ids) > recipe.seq_len:
             part.drop("longer than batch.seq_len", draft.where)
         elif not row[1]:
             part.drop("no supervised token within batch.seq_len", draft.where)
         else:
             rows.append(row)
+            part.unwritten.update(lost)
             ids.append(example.input_ids[kept.begin : kept.end])
             masks.append(example.loss_mask[kept.begin : kept.end])
     if rows:
@@ -136,7 +137,7 @@ def parse(value: Any, recipe: Recipe, source: int) -> list[tuple[Conversation, l
 def check_encodable(conversation: Conversation) -> None:
     """JSON can escape half of a character, which no tokenizer takes."""
     try:
-        "".join(message.content for message in conversation).encode()
+        "".join(text for message in conversation for text in texts_of(message)).encode()
     except UnicodeEncodeError:
         raise RecordError("its text holds half of a surrogate pair") from None
 
@@ -151,12 +152,17 @@ def load_json(line: bytes) -> Any:
 
 
 def describe(
-    example: Example, kept: tuple[int, int], draft: Draft, source: int, template: Template
+    example: Example,
+    kept: tuple[int, int],
+    draft: Draft,
+    source: int,
+    template: Template,
+    lost: list[str],
 ) -> tuple[Any, ...]:
     """One row of RECORD."""
     begin, end = kept
     prompts = [s for s in draft.segments if not s.supervised]
-    words = [message.content for message in draft.conversation]
+    words = [text for message in draft.conversation for text in texts_of(message)]
     questions = [m.content for m in draft.conversation if m.role == "user"]
     return (
         end - begin,
@@ -168,6 +174,8 @@ def describe(
         any(answer_end == end for _, answer_end in example.answers),
         ends_in_space(draft.segments),
         any(template.special.search(text) for text in words),
+        bool(lost),
+        any(m.role == "assistant" and is_blank(m) for m in draft.conversation),
         bool(prompts) and not any(text.strip() for text in questions),
         draft.conversation[-1].role not in ("assistant", "text"),
         key_of(draft.segments),

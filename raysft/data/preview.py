@@ -1,17 +1,21 @@
 """Single records as tokens, each told what it is: what a person checks before any training."""
 
+import re
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
 from raysft.config.schema import Config
 from raysft.data.dataset import make_recipe
-from raysft.data.formats import NothingToLearn, RecordError
+from raysft.data.encoding import encode_texts
 from raysft.data.pipeline import Recipe, parse
 from raysft.data.read import Chunk, read_chunks
 from raysft.data.sources import sources
 from raysft.data.template import Template
 from raysft.data.tokenize import encode, window
+from raysft.data.turns import NothingToLearn, RecordError
+
+SPELT_BYTE = re.compile("<0x([0-9A-F]{2})>")  # a token of SentencePiece
 
 
 class Token(NamedTuple):
@@ -52,12 +56,13 @@ def view(chunk: Chunk, number: int, value: Any, recipe: Recipe) -> Iterator[View
         yield View(where, format_name, [], str(error))
         return
     tokenizer = recipe.template.tokenizer
-    special = {i for i, token in tokenizer.added_tokens_decoder.items() if token.special}
+    added = tokenizer.added_tokens_decoder.items()
+    special = {id: token.content for id, token in added if token.special}
     for example in encode(recipe.template, [segments for _, segments in parsed]):
         kept = window(example, recipe.seq_len)
         tokens = [
             Token(
-                token_text(tokenizer, int(token)),
+                special.get(int(token)) or token_text(tokenizer, int(token)),
                 supervised=bool(supervised),
                 special=int(token) in special,
                 cut=not kept.begin <= position < kept.end,
@@ -70,14 +75,27 @@ def view(chunk: Chunk, number: int, value: Any, recipe: Recipe) -> Iterator[View
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """Its text; where that is only a part of a character, as its bytes: <e2 80>."""
-    text = str(tokenizer.decode([token]))
+    """Its text, with the space that it begins with; a part of a character as its bytes: <e2 80>."""
+    spelling = tokenizer.convert_ids_to_tokens(token)
+    if byte := SPELT_BYTE.fullmatch(spelling):
+        value = int(byte[1], 16)
+        return chr(value) if value < 0x80 else f"<{value:02x}>"
+    text = text_within(tokenizer, token)
     if "\ufffd" not in text:
         return text
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     byte_of = {letter: byte for byte, letter in bytes_to_unicode().items()}
-    letters = tokenizer.convert_ids_to_tokens(token)
-    if not all(letter in byte_of for letter in letters):
+    if not all(letter in byte_of for letter in spelling):
         return text
-    return f"<{bytes(byte_of[letter] for letter in letters).hex(' ')}>"
+    return f"<{bytes(byte_of[letter] for letter in spelling).hex(' ')}>"
+
+
+def text_within(tokenizer: Any, token: int) -> str:
+    """What it adds to a text: many decoders take the space off the first token of one."""
+    before = encode_texts(tokenizer, ["a"])[0]
+    alone, both = (
+        str(tokenizer.decode(ids, clean_up_tokenization_spaces=False))
+        for ids in (before, [*before, token])
+    )
+    return both[len(alone) :] if both.startswith(alone) else str(tokenizer.decode([token]))

@@ -1,28 +1,38 @@
 """Messages to text segments, each either prompt or supervised, by a Jinja chat template.
 
-Whatever the template does between the words, its spans are found and not guessed: the template is
-rendered once for each sequence of roles with marks in place of the words, and once for each record
-with the words, and both must agree.
+A conversation is rendered as transformers renders it. Where its answers lie is told by a layout
+that all conversations of the same roles share, or else by the prompts they are generated from.
 """
 
 import re
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import replace
+from datetime import date
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from raysft.config.load import did_you_mean
-from raysft.data.formats import Conversation, Message, RecordError
+from raysft.data.borders import answer_spans, rendered
+from raysft.data.layout import fill, layout, shape_of, words_of
+from raysft.data.probe import known_forms
+from raysft.data.render import (
+    SHIELD,
+    Template,
+    as_turn,
+    fitted,
+    render,
+    special_pattern,
+    special_tokens,
+)
+from raysft.data.turns import Conversation, Message, RecordError
 from raysft.errors import UserError
 
+__all__ = ["BUILT_IN", "Segment", "Template", "install_template", "prompt_segments", "to_segments"]
+
 BUILT_IN = ("plain", "alpaca", "chatml")
+TODAY = re.compile(r"strftime_now\(\s*(['\"])(.*?)\1\s*\)")
 CHATML_TOKENS = ("<|im_start|>", "<|im_end|>")
-# What stands for a message's words while a layout is made: private-use characters around its
-# index, between spaces of a kind that only a template's own trimming would remove.
-SPACE = "\u2003"
-MARK = re.compile(f"({SPACE}?)\ue000(\\d+)\ue001({SPACE}?)")
 
 
 class Segment(NamedTuple):
@@ -31,36 +41,12 @@ class Segment(NamedTuple):
     markup: bool = False  # written by the template: a special token in it is meant
 
 
-class Piece(NamedTuple):
-    """A part of a layout: markup, or the place of a message's words."""
-
-    text: str  # of markup
-    message: int | None  # whose words go here
-    answer: int | None  # the assistant turn that this is generated with, if any
-    trim: tuple[bool, bool] = (False, False)  # whether the template strips the words' two ends
-
-
-@dataclass(frozen=True, eq=False)
-class Template:
-    name: str
-    source: str  # Jinja, as transformers reads it
-    tokenizer: Any
-    special: re.Pattern[str]  # finds the tokenizer's special tokens in a text
-    end_token: str = ""  # what closes an assistant turn
-    num_added: int = 0  # tokens that the tokenizer got for it
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """What ends an answer: the template's end of a turn, the tokenizer's end of a text."""
-        end = self.tokenizer.convert_tokens_to_ids(self.end_token)
-        return list(dict.fromkeys([int(end), int(self.tokenizer.eos_token_id)]))
-
-
-def install_template(tokenizer: Any, name: str) -> Template:
+def install_template(tokenizer: Any, name: str, day: date | None = None) -> Template:
     """Make `name` the chat template of the tokenizer, which saves it with the model.
 
     `name` is "auto" (the tokenizer's own, or else "plain"), "tokenizer", a built-in template or a
-    Jinja file. "chatml" adds its two special tokens where the tokenizer has none.
+    Jinja file. "chatml" adds its two special tokens where the tokenizer has none. A template that
+    writes today's date writes `day` (default: today) ever after.
 
     Raises UserError: no such template, one that does not render a question and its answer, or one
     whose answers end in no special token.
@@ -70,20 +56,11 @@ def install_template(tokenizer: Any, name: str) -> Template:
             f"model.tokenizer: {tokenizer.name_or_path} has no tokenizer.json; convert it with "
             "AutoTokenizer.from_pretrained(...).save_pretrained(...) of a library that has"
         )
-    own = tokenizer.chat_template
     if name == "auto":
-        name = "tokenizer" if own else "plain"
-    if name == "tokenizer":
-        if not own:
-            raise UserError(
-                f"data.template: the tokenizer {tokenizer.name_or_path} has no chat template of "
-                f"its own; take one of {', '.join(BUILT_IN)} or a Jinja file"
-            )
-        source = tokenizer.get_chat_template()
-    else:
-        source = read_template(name)
-        if name in BUILT_IN and adds_bos(tokenizer):
-            source = "{{ bos_token }}" + source
+        name = "tokenizer" if tokenizer.chat_template else "plain"
+    sources = own_templates(tokenizer) if name == "tokenizer" else {"default": read_template(name)}
+    if name in BUILT_IN and adds_bos(tokenizer):
+        sources["default"] = "{{ bos_token }}" + sources["default"]
     before = len(tokenizer)
     if name == "chatml":
         missing = [t for t in CHATML_TOKENS if t not in special_tokens(tokenizer)]
@@ -93,27 +70,80 @@ def install_template(tokenizer: Any, name: str) -> Template:
             f"model.tokenizer: {tokenizer.name_or_path} has no end token (eos_token), which every "
             "response must end with. Set eos_token in its tokenizer_config.json."
         )
-    tokenizer.chat_template = source
-    template = Template(name, source, tokenizer, special_pattern(tokenizer))
-    added = len(tokenizer) - before
-    return replace(template, end_token=find_end_token(template), num_added=added)
+    for limit in (
+        tokenizer.backend_tokenizer.no_truncation,
+        tokenizer.backend_tokenizer.no_padding,
+    ):
+        limit()  # some tokenizer.json files say otherwise, and this library obeys them silently
+    sources = {each: dated(source, day or date.today()) for each, source in sources.items()}
+    source = sources["default"]
+    tokenizer.chat_template = source if len(sources) == 1 else sources
+    template = Template(
+        name, source, tokenizer, special_pattern(tokenizer),
+        num_added=len(tokenizer) - before, tools_source=sources.get("tool_use", source),
+    )  # fmt: skip
+    return replace(
+        template,
+        end_token=find_end_token(template),
+        knows=known_forms(template),
+        names=frozenset(re.findall(r"\w+", source + template.tools_source)),
+    )
+
+
+def own_templates(tokenizer: Any) -> dict[str, str]:
+    """By name; "default" is always there. Raises UserError where it is not."""
+    own = tokenizer.chat_template
+    if not own:
+        raise UserError(
+            f"data.template: the tokenizer {tokenizer.name_or_path} has no chat template of "
+            f"its own; take one of {', '.join(BUILT_IN)} or a Jinja file"
+        )
+    sources = dict(own) if isinstance(own, dict) else {"default": own}
+    if "default" not in sources:
+        raise UserError(
+            f"data.template: the tokenizer {tokenizer.name_or_path} has the chat templates "
+            f"{', '.join(sorted(sources))}, none of them its default: write the one that you want "
+            "to a Jinja file, and set data.template to its path"
+        )
+    return sources
+
+
+def dated(source: str, day: date) -> str:
+    """With this date as text wherever the template asks for today's: else the prompts of training,
+    of tomorrow's generation and of the tokens in the cache would differ."""
+    return TODAY.sub(lambda found: repr(day.strftime(found[2])), source)
 
 
 def find_end_token(template: Template) -> str:
     """What the template closes an answer with. Raises UserError as `install_template` does."""
     name = template.name
     try:
-        pieces = layout(template, ("user", "assistant"))
+        pieces = layout(template, (("user", False), ("assistant", False)))
+        answer = [piece for piece in pieces if piece.answer is not None][-1].text
     except RecordError as error:
-        raise UserError(f"data.template: {name} renders no question and answer: {error}") from None
-    last = [piece for piece in pieces if piece.answer is not None][-1]
-    ends = template.special.findall(last.text)
+        if not (thoughtful := after_thought(template)):
+            raise UserError(
+                f"data.template: {name} renders no question and answer: {error}"
+            ) from None
+        answer = thoughtful
+    ends = template.special.findall(answer)
     if not ends:
         raise UserError(
             f"data.template: {name} ends an answer without a special token, so that a model could "
             "not learn to stop. Put {{ eos_token }} after the assistant's content."
         )
     return str(ends[-1])
+
+
+def after_thought(template: Template) -> str:
+    """An answer with a thought, which some templates open in the prompt; "" where it fits none."""
+    turns = [Message("user", "q"), Message("assistant", "a", reasoning="t")]
+    try:
+        whole = rendered(template, turns, None, answer_next=False)
+        begin, end = answer_spans(whole, turns, [1])[1]
+    except RecordError:
+        return ""
+    return whole.text[begin:end]
 
 
 def read_template(name: str) -> str:
@@ -134,42 +164,38 @@ def adds_bos(tokenizer: Any) -> bool:
     return tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
 
 
-def special_tokens(tokenizer: Any) -> set[str]:
-    added = tokenizer.added_tokens_decoder.values()
-    return {*tokenizer.all_special_tokens, *(token.content for token in added if token.special)}
-
-
-def special_pattern(tokenizer: Any) -> re.Pattern[str]:
-    longest_first = sorted(special_tokens(tokenizer), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)))
-
-
 def to_segments(
     conversation: Conversation, template: Template, *, last_turn_only: bool = False
 ) -> list[Segment]:
     """Prompt and supervised segments; every trained assistant turn ends in its end token.
 
     Raises RecordError where the template refuses the conversation, leaves out some of it, or
-    writes a message's words otherwise than they are.
+    writes the words of a trained answer otherwise than they are.
     """
     if conversation[0].role == "text":
         return document(conversation[0].content, template)
-    pieces = layout(template, tuple(message.role for message in conversation))
-    filled = fill(pieces, conversation)
-    if "".join(filled) != render(template, conversation):
-        raise RecordError(
-            f"the template {template.name!r} rewrites the words of this record, so its supervised "
-            "tokens cannot be told exactly"
-        )
-    trained = {
-        index
-        for index, message in enumerate(conversation)
-        if message.role == "assistant" and message.trained
-    }
+    turns, tools = fitted(template, conversation)
+    trained = [i for i, turn in enumerate(turns) if turn.role == "assistant" and turn.trained]
     if last_turn_only:
-        trained = {max(trained)} if trained else set()
+        trained = trained[-1:]
+    simple = tools is None and not any(turn.calls or turn.fields for turn in turns)
+    if simple and (segments := by_layout(turns, template, trained)):
+        return segments
+    whole = rendered(template, turns, tools, answer_next=False)
+    return cut_at_shields(whole.text, answer_spans(whole, turns, trained))
+
+
+def by_layout(turns: Conversation, template: Template, trained: list[int]) -> list[Segment] | None:
+    """None where the template looks into the words, so that no layout fits."""
+    try:
+        pieces = layout(template, shape_of(turns))
+    except RecordError:
+        return None
+    filled = fill(pieces, words_of(turns))
+    if "".join(filled) != render(template, list(map(as_turn, turns))):
+        return None
     return [
-        Segment(text, piece.answer in trained, markup=piece.message is None)
+        Segment(text, piece.answer in trained, markup=piece.words is None)
         for text, piece in zip(filled, pieces, strict=True)
         if text
     ]
@@ -177,13 +203,24 @@ def to_segments(
 
 def prompt_segments(conversation: Conversation, template: Template) -> list[Segment]:
     """What to generate the next assistant turn from: the same text as in training before it."""
-    pieces = cut_at_marks(marked(template, [m.role for m in conversation], answer_next=True))
-    filled = fill(pieces, conversation)
-    return [
-        Segment(text, supervised=False, markup=piece.message is None)
-        for text, piece in zip(filled, pieces, strict=True)
-        if text
-    ]
+    turns, tools = fitted(template, conversation)
+    return cut_at_shields(rendered(template, turns, tools, answer_next=True).text, {})
+
+
+def cut_at_shields(text: str, answers: dict[int, tuple[int, int]]) -> list[Segment]:
+    """The text of a conversation, cut where answers begin or end, and around each special token
+    that is words."""
+    cuts = {0, len(text), *(place for span in answers.values() for place in span)}
+    words = [found.span() for found in SHIELD.finditer(text)]
+    cuts |= {place for span in words for place in span}
+    ordered, begins = sorted(cuts), {begin for begin, _ in words}
+    segments = []
+    for begin, end in pairwise(ordered):
+        supervised = any(first <= begin < last for first, last in answers.values())
+        is_words = begin in begins
+        piece = text[begin + 1 : end - 1] if is_words else text[begin:end]
+        segments.append(Segment(piece, supervised, markup=not is_words))
+    return segments
 
 
 def document(text: str, template: Template) -> list[Segment]:
@@ -191,87 +228,3 @@ def document(text: str, template: Template) -> list[Segment]:
     tokenizer = template.tokenizer
     start = [Segment(tokenizer.bos_token, False, markup=True)] if adds_bos(tokenizer) else []
     return [*start, Segment(text, True), Segment(tokenizer.eos_token, True, markup=True)]
-
-
-def render(template: Template, conversation: Conversation, *, answer_next: bool = False) -> str:
-    from jinja2 import TemplateError
-
-    turns = [{"role": message.role, "content": message.content} for message in conversation]
-    try:
-        return str(
-            template.tokenizer.apply_chat_template(
-                turns,
-                chat_template=template.source,
-                tokenize=False,
-                add_generation_prompt=answer_next,
-            )
-        )
-    except (TemplateError, TypeError, ValueError) as error:
-        roles = ", ".join(message.role for message in conversation)
-        raise RecordError(f"the template {template.name!r} refuses ({roles}): {error}") from None
-
-
-@lru_cache(maxsize=4096)
-def layout(template: Template, roles: tuple[str, ...]) -> tuple[Piece, ...]:
-    """The pieces of every conversation with these roles.
-
-    An answer reaches from the end of the prompt that would be generated from (so words that the
-    template puts before the answer are learnt, as they must be generated) to the first special
-    token after its words.
-    """
-    full = marked(template, roles)
-    places = {int(mark[2]): mark.span() for mark in MARK.finditer(full)}
-    for index, role in enumerate(roles):
-        if index not in places:
-            raise RecordError(f"the template {template.name!r} leaves out {role} turns")
-    borders: dict[int, tuple[int, int]] = {}  # assistant turn -> where its answer begins and ends
-    for index, role in enumerate(roles):
-        if role != "assistant":
-            continue
-        prompt = marked(template, roles[:index], answer_next=True) if index else ""
-        if not full.startswith(prompt):
-            raise RecordError(
-                f"the template {template.name!r} writes turn {index + 1} after another prompt than "
-                "it would be generated from"
-            )
-        begin = len(prompt) if index else places[index][0]
-        alone = marked(template, roles[: index + 1])
-        limit = len(alone) if full.startswith(alone) else len(full)
-        end = template.special.search(full, places[index][1], limit)
-        borders[index] = (begin, end.end() if end else places[index][1])
-    return tuple(cut_at_marks(full, borders))
-
-
-def marked(
-    template: Template, roles: tuple[str, ...] | list[str], answer_next: bool = False
-) -> str:
-    words = [f"{SPACE}\ue000{index}\ue001{SPACE}" for index in range(len(roles))]
-    conversation = [Message(role, text) for role, text in zip(roles, words, strict=True)]
-    return render(template, conversation, answer_next=answer_next)
-
-
-def cut_at_marks(text: str, borders: dict[int, tuple[int, int]] | None = None) -> list[Piece]:
-    """Split at the marks and at the borders of the answers."""
-    borders = borders or {}
-    marks = {mark.start(): mark for mark in MARK.finditer(text)}
-    cuts = {0, len(text), *(place for span in borders.values() for place in span)}
-    cuts |= {place for mark in marks.values() for place in mark.span()}
-    ordered = sorted(cuts)
-    pieces = []
-    for begin, end in pairwise(ordered):
-        answer = next((i for i, span in borders.items() if span[0] <= begin < span[1]), None)
-        if mark := marks.get(begin):
-            pieces.append(Piece("", int(mark[2]), answer, (not mark[1], not mark[3])))
-        else:
-            pieces.append(Piece(text[begin:end], None, answer))
-    return pieces
-
-
-def fill(pieces: list[Piece] | tuple[Piece, ...], conversation: Conversation) -> list[str]:
-    """The text of each piece."""
-    texts = []
-    for piece in pieces:
-        text = piece.text if piece.message is None else conversation[piece.message].content
-        text = text.lstrip() if piece.trim[0] else text
-        texts.append(text.rstrip() if piece.trim[1] else text)
-    return texts

@@ -6,6 +6,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from raysft.data.encoding import (
+    Special,
+    Stretch,
+    encode_texts,
+    habits_of,
+    needed,
+    stretch_ids,
+    stretches,
+)
 from raysft.data.template import Segment, Template
 
 
@@ -27,70 +36,56 @@ class Window(NamedTuple):
 def encode(template: Template, conversations: Sequence[Sequence[Segment]]) -> Iterator[Example]:
     """Token ids and mask of every conversation.
 
-    No token spans the border of prompt and answer. Special tokens come from markup only: text
-    that spells one stays text. What follows the last answer is left out, for it trains nothing.
+    The tokens before an answer are those that transformers makes of the prompt that it is generated
+    from, and the answer goes on from them. Special tokens come from markup only: text that spells
+    one stays text. What follows the last answer is left out, for it trains nothing.
     """
-    groups = [list(parts(template, conversation)) for conversation in conversations]
-    encoded = encode_parts(template.tokenizer, [part for group in groups for part in group])
-    for group in groups:
-        ids: list[int] = []
-        runs: list[tuple[int, bool]] = []
-        for part in group:
-            piece = next(encoded)
-            ids += piece
-            runs.append((len(piece), part.supervised))
-        answers = spans(runs)
+    groups = [list(stretches(template, conversation)) for conversation in conversations]
+    for runs in encode_groups(template, groups):
+        ids = [token for piece, _ in runs for token in piece]
+        answers = spans([(len(piece), supervised) for piece, supervised in runs])
         end = answers[-1][1] if answers else len(ids)
-        mask = np.repeat([flag for _, flag in runs], [length for length, _ in runs])
+        mask = np.repeat([flag for _, flag in runs], [len(piece) for piece, _ in runs])
         yield Example(np.asarray(ids[:end], dtype=np.int32), mask[:end].astype(np.bool_), answers)
 
 
-def parts(template: Template, segments: Sequence[Segment]) -> Iterator[Segment]:
-    """What to encode at once: a prompt as a whole, as chat templates are encoded elsewhere.
-
-    Its segments stay apart where its text spells a special token, and so do those of an answer.
-    """
-    run: list[Segment] = []
-
-    def flush() -> Iterator[Segment]:
-        if any(not s.markup and template.special.search(s.text) for s in run):
-            yield from run
-        elif run:
-            yield Segment("".join(s.text for s in run), supervised=False, markup=True)
-        run.clear()
-
-    for segment in segments:
-        if segment.supervised:
-            yield from flush()
-            yield segment
-        else:
-            run.append(segment)
-    yield from flush()
+Run = tuple[Sequence[int], bool]  # token ids, supervised or not
 
 
-def encode_parts(tokenizer: Any, pieces: Sequence[Segment]) -> Iterator[list[int]]:
-    """Ids of each; two batched calls, since a tokenizer reads special tokens always or never."""
-    texts: dict[bool, list[str]] = {True: [], False: []}
-    for part in pieces:
-        texts[part.markup].append(part.text)
-    ids = {
-        markup: iter(encode_text(tokenizer, some, special_tokens=markup))
-        for markup, some in texts.items()
+def encode_groups(
+    template: Template, groups: Sequence[Sequence[Special | Stretch]]
+) -> Iterator[list[Run]]:
+    """The runs of each group, of whose texts each is encoded once, in one batched call."""
+    habits = habits_of(template)
+    texts = {
+        text: None
+        for group in groups
+        for part in group
+        if isinstance(part, Stretch)
+        for text in needed(part, habits)
     }
-    return (next(ids[part.markup]) for part in pieces)
+    known = dict(zip(texts, encode_texts(template.tokenizer, list(texts)), strict=True))
 
+    def ids_of(text: str) -> list[int]:
+        if text not in known:
+            (known[text],) = encode_texts(template.tokenizer, [text])
+        return known[text]
 
-def encode_text(tokenizer: Any, texts: list[str], *, special_tokens: bool) -> list[list[int]]:
-    """Straight from the library below transformers: it takes a quarter less time."""
-    backend = tokenizer.backend_tokenizer
-    backend.encode_special_tokens = not special_tokens  # true: they are encoded as other text
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+    for group in groups:
+        runs: list[Run] = []
+        for part in group:
+            if isinstance(part, Special):
+                runs.append(((part.id,), part.supervised))
+            else:
+                flags = [span.supervised for span in part.spans]
+                runs += zip(stretch_ids(part, habits, ids_of), flags, strict=True)
+        yield runs
 
 
 def encode_prompt(template: Template, segments: Sequence[Segment]) -> list[int]:
     """Token ids [T] to generate from, equal to the tokens before the answer in `encode`."""
-    pieces = list(parts(template, segments))
-    return [token for ids in encode_parts(template.tokenizer, pieces) for token in ids]
+    (runs,) = encode_groups(template, [list(stretches(template, segments))])
+    return [token for ids, _ in runs for token in ids]
 
 
 def spans(runs: Sequence[tuple[int, bool]]) -> list[tuple[int, int]]:

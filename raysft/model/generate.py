@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from raysft.data.formats import Message
 from raysft.data.template import Template, install_template, prompt_segments
 from raysft.data.tokenize import encode_prompt
+from raysft.data.turns import Message
 
 BATCH_SIZE = 32
 

@@ -1,5 +1,6 @@
 """Model and tokenizer from hub, folder or scratch, correct under ZeRO-3."""
 
+from datetime import date
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -40,7 +41,8 @@ def load_tokenizer(config: Config) -> Any:
 
 def load_template(config: Config) -> Template:
     """The tokenizer with its chat template. Raises UserError when they do not load or fit."""
-    return install_template(load_tokenizer(config), config.data.template)
+    day = date.fromisoformat(config.data.date) if config.data.date else None
+    return install_template(load_tokenizer(config), config.data.template, day)
 
 
 def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) -> Any:

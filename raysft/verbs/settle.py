@@ -1,5 +1,6 @@
-"""Keys that say "auto": chosen when the device is known, told, and kept in run.json."""
+"""What is chosen when the device or the day is known, told, and kept in run.json."""
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,3 +50,16 @@ def as_chosen(config: "Config", chosen: dict[str, Any]) -> "Config":
     if not kept:
         return config
     return validate(with_overrides(config.model_dump(mode="json"), kept), "auto")
+
+
+def dated(config: "Config", run_dir: Path, *, resume: bool) -> "Config":
+    """The day that its prompts may name is that of the first start, whenever a run goes on."""
+    day: str | None = f"{date.today():%Y-%m-%d}"
+    if resume:
+        try:
+            day = rundir.read_json(run_dir / rundir.RUN)["config"]["data"].get("date")
+        except UserError:  # told by whoever needs the run, or known where the job runs
+            day = None
+    if day is None or config.data.date is not None:
+        return config
+    return config.model_copy(update={"data": config.data.model_copy(update={"date": day})})

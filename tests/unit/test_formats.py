@@ -1,5 +1,6 @@
 """Raw records of every format to conversations."""
 
+import json
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from raysft.data.formats import (
     detect_format,
     renamed,
     to_conversations,
+    turn,
 )
 
 
@@ -101,7 +103,8 @@ def test_sharegpt_tool_roles_and_tools() -> None:
         "tools": "[1]",
     }
     assert turns(record) == [
-        ("system", "s\n\nFunctions that can be called:\n[1]"),
+        ("tools", "[1]"),
+        ("system", "s"),
         ("user", "q"),
         ("assistant", "f()"),
         ("tool", "o"),
@@ -110,24 +113,84 @@ def test_sharegpt_tool_roles_and_tools() -> None:
     assert turns({"conversations": SHAREGPT, "tools": "[]"}) == QA
 
 
-def test_openai_tool_calls_are_text_the_model_must_write() -> None:
-    call = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
-    record = {
-        "messages": [
-            {"role": "developer", "content": "s"},
-            {"role": "user", "content": "q"},
-            {"role": "assistant", "content": None, "tool_calls": [call]},
-            {"role": "tool", "content": "o", "tool_call_id": "1"},
-            {"role": "assistant", "content": "a"},
-        ]
-    }
-    assert turns(record) == [
-        ("system", "s"),
-        ("user", "q"),
-        ("assistant", '{"name": "f", "arguments": {"x": 1}}'),
-        ("tool", "o"),
-        ("assistant", "a"),
+def test_calls_are_read_in_every_spelling() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
+    spelt = {"name": "f", "arguments": '{"x": 1}'}
+    answers = [
+        {"content": None, "tool_calls": [{"type": "function", "function": spelt}]},
+        {"content": None, "tool_calls": [call]},
+        {"content": "", "tool_calls": json.dumps([call])},
+        {"content": "", "function_call": spelt},
+        {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
     ]
+    for answer in answers:
+        message = turn({"role": "assistant"} | answer if "from" not in answer else answer)
+        assert (message.role, message.content) == ("assistant", "")
+        assert message.calls == (call,)
+        assert message.calls_text == '{"name": "f", "arguments": {"x": 1}}'
+    held = turn({"role": "assistant", "tool_calls": [{"id": "1", "function": spelt}]})
+    assert held.calls == ({"type": "function", "id": "1", "function": call["function"]},)
+    nothing = {"name": "f", "arguments": ""}
+    assert turn({"role": "assistant", "function_call": nothing}).calls[0]["function"] == {
+        "name": "f",
+        "arguments": {},
+    }
+    text = turn({"from": "function_call", "value": "f()"})
+    assert (text.content, text.calls) == ("f()", ())
+
+
+def test_what_else_a_turn_holds_goes_to_the_template() -> None:
+    given = {"role": "tool", "content": "o", "tool_call_id": "1", "name": "f", "id": None}
+    assert turn(given).fields == {"tool_call_id": "1", "name": "f"}
+    for name in ("reasoning_content", "thinking", "reasoning"):
+        assert turn({"role": "assistant", "content": "a", name: "hm"}).reasoning == "hm"
+    assert turn({"role": "assistant", "reasoning_content": "hm"}).content == ""
+
+
+@pytest.mark.parametrize("tools", [" ", "null", "[ ]", "[]", "", None, []])
+def test_no_tools_in_every_spelling(tools: Any) -> None:
+    assert turns({"conversations": SHAREGPT, "tools": tools}) == QA
+
+
+def test_tools_are_json_once() -> None:
+    function = {"name": "f", "parameters": {}}
+    tool = {"type": "function", "function": function}
+    for given in ([json.dumps(function)], [function], json.dumps([function]), [tool]):
+        (conversation,) = to_conversations(
+            {"messages": conversation_of("q", "a"), "tools": given}, FORMATS["messages"]
+        )
+        assert conversation[0].role == "tools"
+        assert conversation[0].fields == {"tools": [tool]}
+        assert "\\" not in conversation[0].content
+    older = {"messages": conversation_of("q", "a"), "functions": [function]}
+    assert to_conversations(older, FORMATS["messages"])[0][0].fields == {"tools": [tool]}
+    assert turns({"conversations": SHAREGPT, "tools": "f(x) adds"})[0] == ("tools", "f(x) adds")
+
+
+def test_system_turns_keep_their_order() -> None:
+    first, second = ({"role": r, "content": w} for r, w in (("developer", "1"), ("system", "2")))
+    record = {"messages": [first, second, *conversation_of("q", "a")]}
+    assert turns(record) == [("system", "1"), ("system", "2"), *QA]
+    assert turns(record | {"system": "0"}) == [("system", "0\n\n1"), ("system", "2"), *QA]
+
+
+@pytest.mark.parametrize("name", ["weight", "loss", "train", "training", "trainable", "train_on"])
+def test_a_turn_says_itself_whether_it_is_trained(name: str) -> None:
+    for no in (0, "0", 0.0, False, "false", "False"):
+        assert not turn({"role": "assistant", "content": "a", name: no}).trained
+    for yes in (1, "1", 1.0, True, "true", None):
+        assert turn({"role": "assistant", "content": "a", name: yes}).trained
+    with pytest.raises(RecordError, match=f"'{name}' of a turn tells whether it is trained"):
+        turn({"role": "assistant", "content": "a", name: 0.5})
+
+
+def test_an_empty_answer_is_not_trained_in_any_turn() -> None:
+    """Its end token alone would teach to end at once."""
+    record = {"messages": [*conversation_of("q", " "), *conversation_of("r", "b")]}
+    (conversation,) = to_conversations(record, FORMATS["messages"])
+    assert [m.trained for m in conversation if m.role == "assistant"] == [False, True]
+    with pytest.raises(NothingToLearn, match="the response is empty"):
+        to_conversations({"messages": conversation_of("q", "")}, FORMATS["messages"])
 
 
 def test_turns_that_are_only_context_are_not_trained() -> None:

@@ -8,9 +8,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raysft.data import demo
+from raysft.data import borders, demo
 from raysft.data.formats import Conversation, Message, RecordError
-from raysft.data.template import BUILT_IN, Template, install_template, prompt_segments, to_segments
+from raysft.data.template import (
+    BUILT_IN,
+    Template,
+    cut_at_shields,
+    install_template,
+    prompt_segments,
+    to_segments,
+)
 from raysft.data.tokenize import encode, encode_prompt
 from raysft.errors import UserError
 
@@ -104,6 +111,13 @@ def test_answers_and_their_end_tokens_are_supervised_and_nothing_else(
         for i in trained
     ]
     assert tokenizer.decode(ids[mask]) == "".join(answers)
+
+    # What is found for turns that no layout fits is the same.
+    whole = borders.rendered(template, conversation, None, answer_next=False)
+    found = cut_at_shields(whole.text, borders.answer_spans(whole, conversation, trained))
+    (other,) = encode(template, [found])
+    assert other.input_ids.tolist() == ids.tolist()
+    assert other.loss_mask.tolist() == mask.tolist()
 
     # Decoded as a whole it is what transformers renders, up to the last trained answer.
     turns = [{"role": m.role, "content": m.content} for m in conversation]
@@ -240,7 +254,7 @@ def test_a_template_that_rewrites_words_is_caught(tokenizer: Any, tmp_path: Path
         "{% for m in messages %}{{ m.content.replace('bad', '') + eos_token }}{% endfor %}"
     )
     template = install_template(copy.deepcopy(tokenizer), str(path))
-    with pytest.raises(RecordError, match="rewrites the words of this record"):
+    with pytest.raises(RecordError, match="rewrites the words of an answer"):
         to_segments([Message("user", "q"), Message("assistant", "bad")], template)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from raysft.studies import results as study_results
 from raysft.verbs import plan
 from raysft.verbs.registry import STUDIES, VERBS
 from raysft.verbs.resume import admit
+from raysft.verbs.settle import dated
 from raysft.verbs.verb import Verb
 
 PRESETS = {"train": "gpt2-tiny-cpu", "tune": "tune-stability", "bench seq-len": "bench-seq-len"}
@@ -149,3 +151,19 @@ def test_what_few_would_want_is_said(
 def test_one_step_at_the_whole_rate_is_nothing_to_say(overrides: list[str]) -> None:
     config = load_config("gpt2-tiny-cpu", ["schedule.warmup_steps=none", *overrides])
     assert plan.cautions(config, 1, config.batch.global_batch_size) == []
+
+
+def test_a_run_keeps_the_day_of_its_first_start(tmp_path: Path) -> None:
+    """A template may write it: "data" is fixed for a run that goes on, and so are its prompts."""
+    config = load_config("gpt2-tiny-cpu", [])
+    first = dated(config, tmp_path, resume=False)
+    assert first.data.date == date.today().isoformat()
+    assert dated(config, tmp_path / "elsewhere", resume=True).data.date is None
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"data": {"date": "2024-02-29"}}}))
+    assert dated(config, tmp_path, resume=True).data.date == "2024-02-29"
+    (tmp_path / "run.json").write_text(json.dumps({"config": {"data": {}}}))  # of an older version
+    assert dated(config, tmp_path, resume=True).data.date is None
+    asked = load_config("gpt2-tiny-cpu", ["data.date=2020-01-01"])
+    assert dated(asked, tmp_path, resume=False).data.date == "2020-01-01"
+    with pytest.raises(UserError, match="'yesterday' is no day such as 2026-01-31"):
+        load_config("gpt2-tiny-cpu", ["data.date=yesterday"])
