@@ -115,6 +115,9 @@ class Engine:
 
     def empty_partition_cache(self) -> None: ...
 
+    def zero_optimization_stage(self) -> int:
+        return 0
+
 
 def small_config(model_type: str) -> PreTrainedConfig:
     """Of two layers and width 32, as far as the type has the usual names for them."""

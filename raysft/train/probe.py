@@ -129,14 +129,14 @@ def gap_of(engine: Any, records: TokenDataset, *, packing: bool) -> Gap:
     alone, and none at all in what comes after them and in the other records.
     """
     engine.eval()
-    count = len(records)
+    model, count = forward_of(engine), len(records)
     batch = (pack if packing else pad)(records, np.arange(count)).to(engine.device)
     with torch.no_grad():
-        losses = token_nll(engine, batch, batch.scored)
+        losses = token_nll(model, batch, batch.scored)
         wanted = torch.cat([alone(engine, records, index) for index in range(count)])
-    with embeddings_of(engine) as seen:
-        (gradient,) = torch.autograd.grad(supervised_nll(engine, batch), seen[:1])
-    with embeddings_of(engine) as seen:
+    with embeddings_of(model) as seen:
+        (gradient,) = torch.autograd.grad(supervised_nll(model, batch), seen[:1])
+    with embeddings_of(model) as seen:
         trained = alone(engine, records, JUDGED)[: TRAINED - 1].sum()
         (right,) = torch.autograd.grad(trained, seen[:1])
     begin = int(records.starts[JUDGED] if packing else JUDGED * records.lengths.max())
@@ -153,6 +153,14 @@ def gap_of(engine: Any, records: TokenDataset, *, packing: bool) -> Gap:
     if dist.is_initialized():
         dist.all_reduce(worst, dist.ReduceOp.MAX)
     return Gap(*worst.tolist())
+
+
+def forward_of(engine: Any) -> Any:
+    """What to call where the gradient is not asked of the engine: the model itself.
+
+    But for ZeRO-3, whose hooks in the model begin in a backward pass what only the engine ends.
+    """
+    return engine if engine.zero_optimization_stage() == 3 else inner(engine)
 
 
 def random_records(vocabulary: int) -> TokenDataset:
@@ -199,13 +207,14 @@ def rotated_alike_up_to(model: Any) -> float:
 def alone(engine: Any, records: TokenDataset, index: int) -> Tensor:
     """-log P of every token but the first, by transformers' own forward and attention, fp32."""
     ids = torch.from_numpy(records.tokens(index).astype(np.int64))[None].to(engine.device)
+    model = forward_of(engine)
     with own_attention(inner(engine)):
-        logits = engine(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
     return F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
 
 
 @contextmanager
-def embeddings_of(engine: Any) -> Iterator[list[Tensor]]:
+def embeddings_of(model: Any) -> Iterator[list[Tensor]]:
     """What the embeddings give, [B, T, d], as leaves to which a gradient can be asked for.
 
     Not parameters: those are partitions under ZeRO-3, and their gradients are the engine's.
@@ -216,7 +225,7 @@ def embeddings_of(engine: Any) -> Iterator[list[Tensor]]:
         leaves.append(output.detach().requires_grad_())
         return leaves[-1].clone()
 
-    hook = inner(engine).get_input_embeddings().register_forward_hook(cut)
+    hook = inner(model).get_input_embeddings().register_forward_hook(cut)
     try:
         yield leaves
     finally:

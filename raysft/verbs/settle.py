@@ -57,7 +57,8 @@ def dated(config: "Config", run_dir: Path, *, resume: bool) -> "Config":
     day: str | None = f"{date.today():%Y-%m-%d}"
     if resume:
         try:
-            day = rundir.read_json(run_dir / rundir.RUN)["config"]["data"].get("date")
+            spec = rundir.read_run(run_dir / rundir.RUN, "config")
+            day = spec["config"].get("data", {}).get("date")
         except UserError:  # told by whoever needs the run, or known where the job runs
             day = None
     if day is None or config.data.date is not None:

@@ -48,6 +48,7 @@ VARIANTS = {
         ["model.activation_checkpointing=true", "batch.tokens_per_micro_batch=128"],
         1e-4,
     ),
+    "stage 2, packs": (["engine.zero_stage=2", "batch.tokens_per_micro_batch=128"], 1e-4),
     "stage 2, fp16": (["engine.zero_stage=2", "engine.precision=fp16"], 0.01),
     "everything offloaded, activation checkpointing, eager attention": (
         [
