@@ -1,19 +1,22 @@
 """What a set supervises, as numbers, and what in it would hurt training, as findings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared
+from raysft.data.folders import in_words
 from raysft.data.pack import packed_bins
-from raysft.data.sources import sources
+from raysft.data.sources import find_files, sources
 from raysft.data.template import Template
 from raysft.data.tokenize import cuts
 
 LENGTHS = (512, 1024)  # at which truncation and padding are told besides batch.seq_len
+SHOWN = 8  # fields in a message
 
 
 class Finding(NamedTuple):
@@ -65,6 +68,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "duplicates": len(records) - len(np.unique(records["key"])),
         "duplicates_dropped": prepared.num_duplicates_dropped,
         "heldout_in_train": heldout_in_train(prepared),
+        "unread_fields": dict(counts.unread.most_common()),
+        "files_left_out": files_left_out(parts),
         "at": {str(length): at_length(records, length) for length in lengths},
     }
     flags = ("space_before_answer", "special_in_text", "blank_prompt", "unanswered")
@@ -121,6 +126,15 @@ def heldout_in_train(prepared: Prepared) -> int:
     return int(np.isin(prepared.heldout_keys, trained).sum())
 
 
+def files_left_out(parts: Sequence[Source]) -> dict[str, list[str]]:
+    """Reason -> files beside those that are read."""
+    result: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, names in find_files(part).left_out.items():
+            result.setdefault(reason, []).extend(names)
+    return result
+
+
 def findings(facts: Mapping[str, Any]) -> list[Finding]:
     """Those that concern at least one record, in the order of their weight."""
     seq_len = facts["seq_len"]
@@ -147,10 +161,18 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
          "a model that never sees it does not learn to stop: raise batch.seq_len"),
         ("heldout_in_train", facts["heldout_in_train"],
          "held out and also trained on, which flatters the held-out loss",
-         "set data.drop_duplicates = true, or name another data.eval_path"),
+         "take them out of data.path, or name another data.eval_path"
+         if "heldout_dropped" in facts else "set data.drop_duplicates = true"),
         ("duplicates", facts["duplicates"] if not facts["duplicates_dropped"] else 0,
          "the same as another, word for word, so that they weigh more than the rest",
          "set data.drop_duplicates = true"),
+        ("unread_fields", max(facts["unread_fields"].values(), default=0),
+         f"fields whose text is not trained: {counted(facts['unread_fields'])}",
+         "map what belongs to the prompt or the answer, with data.fields.context, .system and "
+         "others; leave the rest"),
+        ("files_left_out", sum(map(len, facts["files_left_out"].values())),
+         f"files that are not read: {in_words(facts['files_left_out'])}",
+         "name those that hold records in data.path, or set data.split; else nothing"),
         ("space_before_answer", facts["space_before_answer"],
          "the prompt ends in a space, after which an answer rarely begins",
          "GPT-2's tokens carry their leading space: strip the prompts, or mend the template"),
@@ -163,6 +185,13 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
          "they train nothing and are left out: remove them, or add the answer"),
     ]  # fmt: skip
     return [*dropped, *heldout, *(Finding(*row) for row in table if row[1])]
+
+
+def counted(fields: Mapping[str, int]) -> str:
+    """`category` in 3 records, ...: the most frequent ones."""
+    names = [f"{name!r} (in {count:,})" for name, count in list(fields.items())[:SHOWN]]
+    more = f" and {len(fields) - SHOWN:,} more" if len(fields) > SHOWN else ""
+    return ", ".join(names) + more
 
 
 def dropped_advice(facts: Mapping[str, Any], reason: str) -> str:

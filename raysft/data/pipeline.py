@@ -16,10 +16,14 @@ from raysft.data.formats import (
     Conversation,
     NothingToLearn,
     RecordError,
+    found_in,
     renamed,
     to_conversations,
 )
-from raysft.data.read import Bad, Chunk, Line, json_message
+from raysft.data.json_files import json_message
+from raysft.data.raw import Bad, Line, not_utf8
+from raysft.data.read import Chunk
+from raysft.data.shapes import Record, unread_fields
 from raysft.data.template import Segment, Template, to_segments
 from raysft.data.tokenize import Example, encode, window
 
@@ -66,6 +70,8 @@ class Part:
     dropped: Counter[str] = field(default_factory=Counter)  # by reason
     first_dropped: dict[str, str] = field(default_factory=dict)  # reason -> place
     first_bad: str | None = None  # place and message of the first record that is wrong
+    unread: Counter[str] = field(default_factory=Counter)  # field with text that is not read
+    mapped: Counter[str] = field(default_factory=Counter)  # "source.known name" of data.fields
 
     def drop(self, reason: str, where: str) -> None:
         self.dropped[reason] += 1
@@ -87,7 +93,13 @@ def process(chunk: Chunk, recipe: Recipe) -> Part:
         where = f"{chunk.place} {number}"
         part.num_read += 1
         try:
-            drafts += [Draft(where, *pair) for pair in parse(value, recipe, chunk.source)]
+            raw = raw_record(value)
+            fields = recipe.fields[chunk.source]
+            part.mapped.update(f"{chunk.source}.{known}" for known in found_in(raw, fields))
+            record = renamed(raw, fields)
+            drafts += [Draft(where, *pair) for pair in parsed(record, recipe, chunk.source)]
+            format_name = recipe.formats[chunk.source]
+            part.unread.update(unread_fields(raw, record, fields, format_name))
         except NothingToLearn as error:
             part.drop(str(error), where)
         except RecordError as error:
@@ -120,11 +132,18 @@ def reason_of(message: str) -> str:
 
 def parse(value: Any, recipe: Recipe, source: int) -> list[tuple[Conversation, list[Segment]]]:
     """Raises RecordError."""
+    return parsed(renamed(raw_record(value), recipe.fields[source]), recipe, source)
+
+
+def raw_record(value: Any) -> Any:
+    """Raises RecordError."""
     if isinstance(value, Bad):
         raise RecordError(value.message)
-    if isinstance(value, Line):
-        value = load_json(value.json)
-    record = renamed(value, recipe.fields[source])
+    return load_json(value.json) if isinstance(value, Line) else value
+
+
+def parsed(record: Record, recipe: Recipe, source: int) -> list[tuple[Conversation, list[Segment]]]:
+    """Raises RecordError."""
     result = []
     for conversation in to_conversations(record, FORMATS[recipe.formats[source]]):
         check_encodable(conversation)
@@ -144,8 +163,8 @@ def check_encodable(conversation: Conversation) -> None:
 def load_json(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except UnicodeDecodeError as error:
-        raise RecordError(f"not valid UTF-8: {error.reason} at byte {error.start + 1}") from None
+    except UnicodeDecodeError:
+        raise RecordError(not_utf8(line)) from None
     except (ValueError, RecursionError) as error:
         raise RecordError(json_message(error)) from None
 

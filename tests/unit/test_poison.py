@@ -28,8 +28,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.data import cache
+from raysft.data.containers import SUFFIXES
 from raysft.data.dataset import Prepared, prepare
-from raysft.data.sources import SUFFIXES
 from raysft.data.template import install_template
 from raysft.errors import RunError, UserError
 from raysft.model import generate
