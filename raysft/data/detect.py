@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from raysft.data.shapes import names_in
 from raysft.errors import UserError
 
 DETECT_RECORDS = 100  # looked at to detect a format
+ALIKE = 0.8  # two names that differ by a typing error, as difflib measures it
 
 Fields = Mapping[str, str]
 
@@ -67,7 +69,7 @@ def check_first(fields: Sequence[Fields], looks: Sequence[Look]) -> None:
     for index, first in enumerate(looks):
         for known, name in absent(fields, index, mapped_in(fields, looks)):
             same = [one for one, its in zip(looks, fields, strict=True) if its == fields[index]]
-            if did_you_mean(name, names_of(first)) or all(one.whole for one in same):
+            if get_close_matches(name, names_of(first), 1, ALIKE) or all(one.whole for one in same):
                 refuse(known, name, first)
 
 

@@ -115,7 +115,7 @@ def unzipped(found: Iterable[tuple[str, File]]) -> Iterator[tuple[str, File]]:
     Raises UserError when a zip file is damaged.
     """
     for name, file in found:
-        if not name.lower().endswith(ZIP):
+        if not file.name.lower().endswith(ZIP):
             yield name, file
             continue
         try:
@@ -123,10 +123,25 @@ def unzipped(found: Iterable[tuple[str, File]]) -> Iterator[tuple[str, File]]:
         except DAMAGE as error:
             raise UserError(f"data.path: {file.name} cannot be read: {error}") from None
         for info in members:
-            inner = f"{name}/{info.filename}"
+            inner = f"{name}/{info.filename}".lstrip("/")
             path = file.path or file.name
             whole = replace(file, name=f"{file.name}/{info.filename}", path=path)
             yield inner, replace(whole, member=info.filename, size=info.file_size)
+
+
+def as_named(found: Iterable[tuple[str, File]]) -> Listing:
+    """All of the files, whatever they are called, and of zip files the members that are records.
+
+    Raises UserError when a zip file is damaged.
+    """
+    listing = Listing([])
+    for _, file in unzipped(found):
+        reason = why_left_out(file.member) if file.member else None
+        if reason:
+            listing.left_out.setdefault(reason, []).append(file.name)
+        else:
+            listing.files.append(file)
+    return listing
 
 
 def walk(root: Path) -> Iterator[tuple[str, File]]:

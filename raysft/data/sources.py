@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from raysft.config.data import DEMO, Data, Source
-from raysft.data.containers import KINDS, SUFFIXES, ZIP, File, is_data
-from raysft.data.folders import Listing, local_file, sorted_out, unzipped, walk
+from raysft.data.containers import COMPRESSIONS, KINDS, ZIP, File, is_data
+from raysft.data.folders import Listing, as_named, local_file, sorted_out, walk
 from raysft.errors import UserError
 
 RAY_TYPES = ("pickled_object", "tensor", "tensor_v2", "variable_shaped_tensor")
@@ -56,7 +56,10 @@ def find_files(source: Source) -> Listing:
         raise UserError(f"data.path: {path} holds no {', '.join(KINDS)} file")
     for file in listing.files:
         if not is_data(file.name):
-            raise UserError(f"data.path: {file.name} is none of {', '.join(SUFFIXES)}")
+            raise UserError(
+                f"data.path: {file.name} is none of {', '.join(KINDS)}, nor one of these with "
+                f"{', '.join(COMPRESSIONS)} after it"
+            )
     refuse_hub_keys(source, listing)
     return listing
 
@@ -83,8 +86,10 @@ def find_glob(pattern: str) -> Listing:
         for name in found
         if Path(name).is_dir() and not any(Path(name) in Path(file).parents for file, _ in files)
     ]
-    left_out = {"a folder, of which a glob takes no files": folders} if folders else {}
-    return Listing([file for _, file in unzipped(files)], left_out)
+    listing = as_named(files)
+    if folders:
+        listing.left_out["a folder, of which a glob takes no files"] = folders
+    return listing
 
 
 def looks_like_hub_id(path: str) -> bool:
@@ -123,9 +128,9 @@ def find_remote(uri: str, split: str) -> Listing:
         for f in found
         if f.is_file and fnmatch(f.base_name, pattern or "*")
     ]  # fmt: skip
-    if info.type == fs.FileType.Directory and not pattern:
+    if not pattern and (info.type == fs.FileType.Directory or path.lower().endswith(ZIP)):
         return sorted_out(uri, files, split)
-    return Listing(sorted((file for _, file in unzipped(files)), key=lambda file: file.name))
+    return as_named(sorted(files, key=lambda pair: pair[1].name))
 
 
 def forget_pickled_columns() -> None:
