@@ -68,8 +68,11 @@ def guarded(file: File, reader: Callable[[IO[bytes], File], Numbered]) -> Number
         with file.open() as raw:
             for number, value in reader(decompressed(raw, file), file):
                 yield number, value
-    except (*DAMAGE, pa.ArrowException) as error:
-        what = "the compressed data ends too early" if isinstance(error, EOFError) else str(error)
+    except (*DAMAGE, MemoryError, pa.ArrowException) as error:
+        what = {
+            EOFError: "the compressed data ends too early",
+            MemoryError: "a length in it is beyond the memory of this machine",
+        }.get(type(error), str(error))
         yield number + 1, lost(file, what)
 
 

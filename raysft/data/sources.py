@@ -7,7 +7,7 @@ from contextlib import suppress
 from fnmatch import fnmatch
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from raysft.config.data import DEMO, Data, Source
 from raysft.data.containers import COMPRESSIONS, KINDS, ZIP, File, is_data
@@ -156,15 +156,20 @@ def identity(source: Source, seed: int) -> str:
     files = find_files(source).files
     if not files:
         return str(load_hub(source)._fingerprint)
-    return " ".join(map(file_identity, files))
+    digests = {file.path or file.name: "" for file in files}  # of a zip file with many members, one
+    for file in files:
+        place = file.path or file.name
+        digests[place] = digests[place] or file_identity(file)
+    return " ".join(file.kind + file.member + digests[file.path or file.name] for file in files)
 
 
 def file_identity(file: File) -> str:
+    """Of the whole file, not of a member. Raises UserError when it cannot be read."""
     if file.filesystem is not None:
         return f"{file.name}:{file.size}:{file.modified}"
     try:
-        with file.open() as stream:
-            return file.kind + hashlib.file_digest(cast(Any, stream), "sha256").hexdigest()
+        with Path(file.path or file.name).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise UserError(f"data.path: {file.name} cannot be read: {error.strerror}") from None
 

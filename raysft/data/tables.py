@@ -4,6 +4,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 from typing import IO, Any
 
 from raysft.data.containers import BLOCK, File
@@ -19,6 +20,8 @@ from raysft.data.raw import (
 )
 from raysft.data.shapes import Unreadable
 
+# What pyarrow raises for a value that Python has no form of: a date, a zone, a key there twice.
+UNCONVERTIBLE = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 TWICE = "is the name of several columns: leave one of them"
 
 
@@ -88,7 +91,20 @@ def read_arrow(stream: IO[bytes], _: File) -> Numbered:
     else:
         stream.seek(0)
         batches = pa.ipc.open_stream(stream)
-    return enumerate(records(batches), start=1)
+    return enumerate(records(map(checked, batches)), start=1)
+
+
+def checked(batch: Any) -> Any:
+    """A batch whose values are within its buffers, which Arrow takes for granted: a damaged one
+    would end the process. Raises ArrowInvalid.
+    """
+    import pyarrow as pa
+
+    batch.validate()
+    for column in batch.columns:
+        kind = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}.get(column.type)
+        (column.view(kind) if kind else column).validate(full=True)  # UTF-8 is looked at later
+    return batch
 
 
 def records(batches: Iterable[Any]) -> Iterator[dict[str, Any]]:
@@ -116,22 +132,23 @@ def values_of(column: Any) -> Sequence[Any]:
 
     if pa.types.is_temporal(column.type):  # no text, and not every one is a date of Python's
         return [Unreadable(f"is {column.type}, not text")] * len(column)
+    kind = without_times(column.type)
     try:
-        column = column.cast(without_times(column.type))
+        if kind != column.type:  # a cast to the same type is wrong for lists of nulls
+            column = column.cast(kind)
+            column.validate()
         values = column.to_pylist(maps_as_pydicts="strict")
-    except (pa.ArrowException, ValueError, LookupError, TypeError, OverflowError):
+    except UNCONVERTIBLE:
         values = [value_of(scalar) for scalar in column]
-    return [unpadded(value) for value in values] if pa.types.is_nested(column.type) else values
+    return list(map(plain, values)) if pa.types.is_nested(column.type) else values
 
 
 def value_of(scalar: Any) -> Any:
-    import pyarrow as pa
-
     try:
         return scalar.as_py(maps_as_pydicts="strict")
     except UnicodeDecodeError:
         return Unreadable("is not valid UTF-8")
-    except (pa.ArrowException, ValueError, LookupError, TypeError, OverflowError) as error:
+    except UNCONVERTIBLE as error:
         return Unreadable(f"cannot be converted: {error}")
 
 
@@ -150,8 +167,24 @@ def without_times(kind: Any) -> Any:
     return kind
 
 
+def plain(value: Any) -> Any:
+    """A nested value as JSON would have it, without the fields that are null: a struct of Arrow's
+    has those of all rows.
+    """
+    try:
+        return unpadded(value)
+    except TypeError as error:
+        return Unreadable(str(error))
+
+
 def unpadded(value: Any) -> Any:
-    """Without the fields that are null: a struct of Arrow's has those of all rows."""
+    """Raises TypeError where something in it has no form in JSON."""
     if isinstance(value, dict):
-        return {name: unpadded(inner) for name, inner in value.items() if inner is not None}
-    return [unpadded(inner) for inner in value] if isinstance(value, list) else value
+        return {str(name): unpadded(inner) for name, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [unpadded(inner) for inner in value]
+    if isinstance(value, Decimal):
+        return float(value)
+    if not isinstance(value, str | int | float | Unreadable | None):
+        raise TypeError(f"holds {type(value).__name__}, not text")
+    return value

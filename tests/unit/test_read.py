@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,32 @@ def test_nulls_that_only_arrow_padded_in_are_left_out(tmp_path: Path, name: str)
 
     records = [record(city="Oslo"), record(ticker="X", deep={"a": [1]}), record(deep={"b": "c"})]
     assert values(table_file(tmp_path / name, pa.Table.from_pylist(records))) == records
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "d.arrow"])
+def test_values_without_a_form_in_json(tmp_path: Path, name: str) -> None:
+    table = pa.table(
+        {
+            "nulls": pa.array([[None, None]] * 3),  # which pyarrow casts wrongly
+            "price": pa.array([[{"x": Decimal("1.5")}]] * 3),
+            "blob": pa.array([{"x": b"1"}] * 3),
+            "pairs": pa.array([[("k", "v")]] * 3, pa.map_(pa.string(), pa.string())),
+            "twice": pa.array([[("k", "v"), ("k", "w")]] * 3, pa.map_(pa.string(), pa.string())),
+        }
+    )
+    row = values(table_file(tmp_path / name, table))[2]
+    assert (row["nulls"], row["price"]) == ([None, None], [{"x": 1.5}])
+    assert (row["blob"], row["pairs"]) == (Unreadable("holds bytes, not text"), {"k": "v"})
+    assert isinstance(row["twice"], Unreadable)
+
+
+def test_a_damaged_arrow_file_does_not_end_the_process(tmp_path: Path) -> None:
+    """Arrow trusts the lengths and offsets that stand in it."""
+    path = write(tmp_path / "d.arrow", RECORDS[:4])
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 3):
+        path.write_bytes(whole[:place] + b"\xff\x7f" + whole[place + 2 :])
+        assert all(isinstance(value, dict | Bad) for value in values(path))
 
 
 def test_a_doubled_column_is_told_where_it_is_read(tmp_path: Path) -> None:
