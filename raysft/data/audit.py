@@ -10,13 +10,14 @@ from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared
 from raysft.data.folders import in_words
-from raysft.data.pack import packed_bins
+from raysft.data.pack import bins_for
 from raysft.data.sources import find_files, sources
 from raysft.data.template import Template
 from raysft.data.tokenize import cuts
 
 LENGTHS = (512, 1024)  # at which truncation and padding are told besides batch.seq_len
 SHOWN = 8  # fields in a message
+SLICE = 1 << 18  # records looked at together
 
 
 class Finding(NamedTuple):
@@ -37,7 +38,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     """
     records, counts = prepared.tokenised.records, prepared.tokenised.counts
     lengths = sorted({config.batch.seq_len, *LENGTHS})
-    full, answers = (records[name].astype(np.int64) for name in ("full_length", "answers"))
+    answers = records["answers"]
+    prompts = records["full_length"] - answers
     parts = sources(config.data, config.data.path)
     by_source = np.bincount(records["source"], minlength=len(parts))
     tokens, supervised = int(records["length"].sum()), int(records["supervised"].sum())
@@ -57,9 +59,9 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "num_conversations": len(records),
         "num_records": len(prepared.train),
         "num_eval_records": len(prepared.heldout),
-        "prompt_tokens": distribution(full - answers),
+        "prompt_tokens": distribution(prompts),
         "response_tokens": distribution(answers),
-        "histogram": histogram({"prompt": full - answers, "response": answers}),
+        "histogram": histogram({"prompt": prompts, "response": answers}),
         "tokens": tokens,
         "supervised_tokens": supervised,
         "supervised_share": supervised / max(1, tokens),
@@ -80,7 +82,7 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     return facts
 
 
-def distribution(values: NDArray[np.int64]) -> dict[str, float]:
+def distribution(values: NDArray[np.integer[Any]]) -> dict[str, float]:
     if not len(values):
         return {"mean": 0.0, "p50": 0.0, "p95": 0.0, "max": 0}
     p50, p95 = np.percentile(values, [50, 95])
@@ -92,7 +94,7 @@ def distribution(values: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def histogram(values: Mapping[str, NDArray[np.int64]]) -> dict[str, list[int]]:
+def histogram(values: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, list[int]]:
     """Records by length in bins that double: `up_to` [n] are the bins' last lengths."""
     longest = max((int(v.max()) for v in values.values() if len(v)), default=1)
     up_to = [8]
@@ -106,17 +108,23 @@ def histogram(values: Mapping[str, NDArray[np.int64]]) -> dict[str, list[int]]:
 
 def at_length(records: NDArray[Any], seq_len: int) -> dict[str, Any]:
     """Truncation and padding if `batch.seq_len` were this."""
-    full, lead, first_end = (
-        records[name].astype(np.int64) for name in ("full_length", "lead", "first_end")
-    )
-    prompt_cut, response_cut = cuts(full, lead, first_end, seq_len)
-    kept = full - prompt_cut - response_cut
-    used = int(kept.sum())
+    prompts = responses = 0
+    counts = np.zeros(seq_len + 1, np.int64)  # records by the tokens that are kept of them
+    for begin in range(0, len(records), SLICE):  # so that memory does not grow with the set
+        some = records[begin : begin + SLICE]
+        full, lead, first_end = (
+            some[name].astype(np.int64) for name in ("full_length", "lead", "first_end")
+        )
+        prompt_cut, response_cut = cuts(full, lead, first_end, seq_len)
+        prompts += int((prompt_cut > 0).sum())
+        responses += int((response_cut > 0).sum())
+        counts += np.bincount(full - prompt_cut - response_cut, minlength=seq_len + 1)
+    used = int((counts * np.arange(seq_len + 1)).sum())
     return {
-        "prompts_truncated": int((prompt_cut > 0).sum()),
-        "responses_truncated": int((response_cut > 0).sum()),
-        "padding_share": 1 - used / max(1, seq_len * len(kept)),
-        "packing_padding_share": 1 - used / max(1, seq_len * packed_bins(kept, seq_len)),
+        "prompts_truncated": prompts,
+        "responses_truncated": responses,
+        "padding_share": 1 - used / max(1, seq_len * len(records)),
+        "packing_padding_share": 1 - used / max(1, seq_len * bins_for(counts, seq_len)),
     }
 
 
