@@ -49,22 +49,28 @@ def sorted_out(root: str, found: Iterable[tuple[str, File]], split: str) -> List
             data[name] = file
     is_saved = "dataset_dict.json" in files
     splits = {name: name.partition("/")[0] if is_saved else split_of(name) for name in data}
-    wanted = SPLIT_OF.get(split, split)
-    there = sorted({found for found in splits.values() if found})
-    if not there and wanted == "train":
-        return Listing(list(data.values()), left_out, has_splits=True)
-    if data and wanted not in there and split not in there:
-        known = (
-            f"its splits are {', '.join(there)}" if there else "the names of its files tell none"
-        )
-        raise UserError(f"data.split: {root} has no split {split!r}; {known}")
-    chosen = {name for name, found in splits.items() if found in (split, wanted)}
+    chosen = names_of_split(root, splits, split)
     for name in data.keys() - chosen:
         reason = f"of split {splits[name]!r}" if splits[name] else "of no split"
         left_out.setdefault(reason, []).append(data[name].name)
     left_out = {reason: sorted(names) for reason, names in left_out.items()}
     files_of_split = [file for name, file in data.items() if name in chosen]
     return Listing(files_of_split, left_out, has_splits=True)
+
+
+def names_of_split(root: str, splits: Mapping[str, str | None], split: str) -> set[str]:
+    """Names of files that are of a split; all of them are of "train" where none tells its split.
+
+    Raises UserError when there are others only.
+    """
+    wanted = {split, SPLIT_OF.get(split, split)}
+    there = sorted({found for found in splits.values() if found})
+    if not splits or (not there and "train" in wanted):
+        return set(splits)
+    if not wanted & set(there):
+        known = f"its splits are {', '.join(there)}" if there else "no name of a file tells one"
+        raise UserError(f"data.split: {root} has no split {split!r}; {known}")
+    return {name for name, found in splits.items() if found in wanted}
 
 
 def split_of(name: str) -> str | None:
@@ -79,13 +85,17 @@ def split_of(name: str) -> str | None:
 
 def why_left_out(name: str) -> str | None:
     parts = PurePosixPath(name).parts
-    if any(part.startswith((".", "__")) for part in parts):
+    if is_hidden(name):
         return "hidden"
     if parts[-1] in ABOUT_DATA or parts[-1].startswith("cache-"):
         return "about the data, not records"
     if not is_data(name):
         return "none of " + ", ".join(KINDS)
     return None
+
+
+def is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "__")) for part in PurePosixPath(name).parts)
 
 
 def stale_parts(files: Mapping[str, File]) -> set[str]:
@@ -98,7 +108,7 @@ def stale_parts(files: Mapping[str, File]) -> set[str]:
         try:
             with file.open() as stream:
                 named = {part["filename"] for part in json.load(stream)["_data_files"]}
-        except (ValueError, LookupError, TypeError, OSError):  # it is of something else
+        except (*DAMAGE, ValueError, LookupError, TypeError):  # it is of something else
             continue
         beside = (other for other in files if other.endswith(".arrow"))
         stale |= {
@@ -115,7 +125,7 @@ def unzipped(found: Iterable[tuple[str, File]]) -> Iterator[tuple[str, File]]:
     Raises UserError when a zip file is damaged.
     """
     for name, file in found:
-        if not file.name.lower().endswith(ZIP):
+        if not file.name.lower().endswith(ZIP) or is_hidden(name):
             yield name, file
             continue
         try:
@@ -157,7 +167,7 @@ def walk(root: Path) -> Iterator[tuple[str, File]]:
             return
         seen.add(real)
         for path in sorted(folder.iterdir()):
-            if path.is_dir() and not path.name.startswith((".", "__")):
+            if path.is_dir() and not is_hidden(path.name):
                 yield from below(path)
             else:
                 yield path

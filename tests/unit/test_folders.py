@@ -96,7 +96,7 @@ def test_splits_agree_with_datasets(tmp_path: Path) -> None:
 def test_a_folder_without_splits_is_all_train(tmp_path: Path) -> None:
     make(tmp_path, "a.jsonl", "b.jsonl")
     assert len(files(tmp_path, split="train")) == 2
-    with pytest.raises(UserError, match="has no split 'test'; the names of its files tell none"):
+    with pytest.raises(UserError, match="has no split 'test'; no name of a file tells one"):
         files(tmp_path, split="test")
 
 
