@@ -110,6 +110,6 @@ def names_of(first: Look) -> dict[str, None]:
 def refuse(known: str, name: str, first: Look) -> None:
     names = names_of(first)
     raise UserError(
-        f"data.fields.{known} = {name!r}: no record has that field{did_you_mean(name, names)}; "
-        f"{first.records[0][0]} has {names_in(names)}"
+        f"data.fields.{known} = {name!r}: no record has that field; {first.records[0][0]} has "
+        f"{names_in(names)}{did_you_mean(name, names)}"
     )

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from contextlib import suppress
 from typing import IO, cast
 
 from raysft.data.containers import BLOCK, File
@@ -36,10 +37,33 @@ def read_lines(stream: IO[bytes], _: File) -> Numbered:
 def read_json(stream: IO[bytes], file: File) -> Numbered:
     """Lists of records, one after the other, or records in a row, or one a line."""
     buffered = cast(io.BufferedReader, stream)
-    start = buffered.peek(1).lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"[") or start.splitlines()[:1] == [b"{"]:
+    start = buffered.peek(1).removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n")
+    first, line_end, _ = start.partition(b"\n")
+    if start.startswith(b"[") or (line_end and goes_on(first)):
         return read_values(buffered, file)
-    return read_lines(buffered, file)
+    return opened(read_lines(buffered, file))
+
+
+def goes_on(line: bytes) -> bool:
+    """Whether a line is the beginning of an object that takes several."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(error.doc.rstrip())
+    except (ValueError, RecursionError):
+        pass
+    return False
+
+
+def opened(lines: Numbered) -> Numbered:
+    """The lines, and in the place of one that is a list its elements."""
+    for number, value in lines:
+        values = [value]
+        if isinstance(value, Line) and value.json.lstrip()[:1] == b"[":
+            with suppress(ValueError, RecursionError):
+                values = json.loads(value.json)
+        for one in values:
+            yield number, one
 
 
 class Text:

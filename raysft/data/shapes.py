@@ -54,9 +54,13 @@ WITH_CHOICES = ("alpaca", "prompt_completion")
 
 def chosen(record: Record, names: Sequence[str]) -> str | None:
     """The first of the names that the record has something under, or else that it has at all."""
-    present = [name for name in names if name in record]
-    filled = (name for name in present if not is_blank(record[name]))
-    return next(filled, present[0] if present else None)
+    blank = None
+    for name in names:
+        if name in record:
+            if not is_blank(record[name]):
+                return name
+            blank = name if blank is None else blank
+    return blank
 
 
 def is_blank(value: Any) -> bool:
@@ -132,7 +136,10 @@ def choices_of(record: Record) -> list[Choice]:
 
     They are a list of texts, {"text": [...], "label": [...]} as ARC has it, or {"A": text, ...}.
     """
-    value = from_json(record.get(chosen(record, CHOICES) or ""))
+    name = chosen(record, CHOICES)
+    if name is None:
+        return []
+    value = from_json(record[name])
     labels: Any = None
     if isinstance(value, Mapping) and "text" in value:
         value, labels = value["text"], value.get("label")
@@ -212,12 +219,13 @@ def choice_meant(name: str, value: Any, choices: Sequence[Choice]) -> str:
 
 def read_fields(record: Record, format_name: str) -> Iterator[str]:
     """The fields of a record that its format reads."""
-    turns = isinstance(record.get(chosen(record, PROMPT) or ""), list)
+    of_questions = format_name in WITH_CHOICES
+    turns = of_questions and isinstance(record.get(chosen(record, PROMPT) or ""), list)
     for names in READ[format_name]:
         name = chosen(record, names)
         if name is not None and not (turns and names is CONTEXT):
             yield name
-    if format_name in WITH_CHOICES and not turns and choices_of(record):
+    if of_questions and not turns and choices_of(record):
         yield chosen(record, CHOICES) or ""
 
 
