@@ -14,6 +14,7 @@ from raysft.data import cache, read
 from raysft.data.preview import previews
 from raysft.data.template import install_template
 from raysft.errors import UserError
+from tests.conftest import run_raysft
 from tests.unit.test_audit import audited, names, write
 from tests.unit.test_dataset import prepared, texts
 
@@ -209,3 +210,18 @@ def test_a_preview_reads_no_more_than_it_shows(
     monkeypatch.setitem(read.READERS, ".jsonl", ("line", counted))
     assert len(views(tokenizer, path)) == 3
     assert max(seen) <= 2 * read.CHUNK_RECORDS
+
+
+def test_what_the_command_line_says(tokenizer: Any, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "set").mkdir()
+    for name in ("train.jsonl", "test.jsonl"):
+        write(tmp_path / "set" / name, DOLLY)
+    words = ("gpt2-tiny-cpu", "--set", "data.path=set", "--set", "model.tokenizer=./tokenizer")
+    shown = run_raysft("data", "preview", *words, cwd=tmp_path)
+    assert (shown.code, shown.stdout.count("set/train.jsonl line")) == (0, 3)
+    assert "|c|0|" in shown.stdout
+    assert "warning: files that are not read: set/test.jsonl (of split 'test')" in shown.stderr
+    typo = run_raysft("data", "preview", *words, "--set", "data.fields.input=contxt", cwd=tmp_path)
+    assert (typo.code, "Traceback" in typo.stderr) == (2, False)
+    assert "error: data.fields.input = 'contxt': no record has that field" in typo.stderr
