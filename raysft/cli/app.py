@@ -114,7 +114,10 @@ def preview(
     """Records as tokens: which are trained, which are prompt, special or cut."""
     from raysft.cli import data_tables
     from raysft.config.load import load_config
+    from raysft.data.audit import files_left_out
+    from raysft.data.folders import in_words
     from raysft.data.preview import previews
+    from raysft.data.sources import sources
     from raysft.model.load import load_template
 
     resolved = load_config(config, overrides)
@@ -122,6 +125,8 @@ def preview(
     for view in previews(resolved, template, count):
         data_tables.print_record(view, terminal.stdout)
         terminal.stdout.print()
+    if left_out := files_left_out(sources(resolved.data, resolved.data.path)):
+        terminal.warning(f"files that are not read: {in_words(left_out)}")
     terminal.stderr.print(data_tables.legend())
 
 

@@ -24,7 +24,8 @@ def warning(message: str) -> None:
 def findings(rows: Sequence[Mapping[str, Any]]) -> None:
     """Each finding of the audit as a warning that says what to do."""
     for row in rows:
-        noun = "record:" if row["records"] == 1 else "records:"
+        what = "file" if row["name"] == "files_left_out" else "record"
+        noun = f"{what}:" if row["records"] == 1 else f"{what}s:"
         warning(f"{row['records']:,} {noun} {row['message']}. What to do: {row['advice']}.")
 
 

@@ -35,9 +35,16 @@ class Fields(Section):
     instruction: str | None = None
     """The task, in `alpaca` and `self_instruct`."""
     input: str | None = None
-    """What the task is about, in `alpaca`; optional in the records."""
+    """What the task is about, in `alpaca`; optional in the records. When absent, `input`, or
+    `context` in records without it."""
     output: str | None = None
-    """The answer, in `alpaca`. When absent, `output`, or `response` in records without it."""
+    """The answer, in `alpaca`. When absent, `output`, or `response`, `answer` or `completion` in
+    records without it."""
+    context: str | None = None
+    """What the question is about, before it in the prompt, in `prompt_completion`; optional in the
+    records."""
+    choices: str | None = None
+    """The choices of a question, in `alpaca` and `prompt_completion`; optional in the records."""
     system: str | None = None
     """A system prompt, in every format but `self_instruct` and `text`; optional in the records."""
     history: str | None = None
@@ -45,13 +52,13 @@ class Fields(Section):
     instances: str | None = None
     """A list of `input` and `output`, in `self_instruct`."""
     prompt: str | None = None
-    """A text or a list of turns, in `prompt_completion`. When absent, `prompt`, or `question` in
-    records without it."""
+    """A text or a list of turns, in `prompt_completion`. When absent, `prompt`, or `question`,
+    `query` or `input` in records without it."""
     completion: str | None = None
-    """The answer to the prompt, in `prompt_completion`. When absent, `completion`, or `answer` in
-    records without it."""
+    """The answer to the prompt, in `prompt_completion`. When absent, `completion`, or `answer`,
+    `response`, `output` or `answers` in records without it."""
     messages: str | None = None
-    """A list of turns with `role` and `content`, in `messages`."""
+    """A list of turns with `role` and `content`, in `messages`, or that list as JSON in a text."""
     conversations: str | None = None
     """A list of turns with `from` and `value`, in `sharegpt`."""
     tools: str | None = None
@@ -85,9 +92,9 @@ class Data(Section):
     """The records to train on, how they become tokens, and which of them are held out."""
 
     path: str | tuple[str | Source, ...] = DEMO
-    """A JSON, JSONL, CSV, TSV or Parquet file, a folder or glob of them, a URI such as
-    `s3://bucket/set/*.jsonl`, a Hugging Face hub id, or `"demo"`, the built-in records. A list of
-    these is a mixture."""
+    """A JSON, JSONL, CSV, TSV, Parquet or Arrow file, a folder, zip file or glob of them, a URI
+    such as `s3://bucket/set/*.jsonl`, a Hugging Face hub id, or `"demo"`, the built-in records. A
+    list of these is a mixture."""
     format: Format = "auto"
     """Format of the records. `"auto"` tells it from the fields of the first readable record."""
     fields: Fields = Fields()
@@ -103,11 +110,12 @@ class Data(Section):
     train_on: Literal["all_turns", "last_turn"] = "all_turns"
     """Which answers of a conversation are trained: all of them, or only the last."""
     subset: str | None = None
-    """Configuration of a hub dataset. When absent, its default one. Ignored for files."""
+    """Configuration of a hub dataset. When absent, its default one. Refused for files."""
     split: str = "train"
-    """Split of a hub dataset. Ignored for files."""
+    """Split of a hub dataset, or of a folder or zip file where names tell splits, such as
+    `test.jsonl` and `data/train-00000-of-00002.parquet`. Refused for a file or glob."""
     revision: str | None = None
-    """Branch, tag or commit of a hub dataset. When absent, its main branch. Ignored for files."""
+    """Branch, tag or commit of a hub dataset. When absent, its main branch. Refused for files."""
     max_records: Records | None = None
     """Most records read from each part of `path` and of `eval_path`, counted from its start. When
     absent, all."""

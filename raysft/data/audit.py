@@ -1,20 +1,24 @@
 """What a set supervises, as numbers, and what in it would hurt training, as findings."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data.dataset import Prepared
+from raysft.data.folders import in_words
 from raysft.data.layout import WAYS_OUT
-from raysft.data.pack import packed_bins
-from raysft.data.sources import sources
+from raysft.data.pack import bins_for
+from raysft.data.sources import find_files, sources
 from raysft.data.template import Template
 from raysft.data.tokenize import cuts
 
 LENGTHS = (512, 1024)  # at which truncation and padding are told besides batch.seq_len
+SHOWN = 8  # fields in a message
+SLICE = 1 << 18  # records looked at together
 
 
 class Finding(NamedTuple):
@@ -35,7 +39,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     """
     records, counts = prepared.tokenised.records, prepared.tokenised.counts
     lengths = sorted({config.batch.seq_len, *LENGTHS})
-    full, answers = (records[name].astype(np.int64) for name in ("full_length", "answers"))
+    answers = records["answers"]
+    prompts = records["full_length"] - answers
     parts = sources(config.data, config.data.path)
     by_source = np.bincount(records["source"], minlength=len(parts))
     tokens, supervised = int(records["length"].sum()), int(records["supervised"].sum())
@@ -55,9 +60,9 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "num_conversations": len(records),
         "num_records": len(prepared.train),
         "num_eval_records": len(prepared.heldout),
-        "prompt_tokens": distribution(full - answers),
+        "prompt_tokens": distribution(prompts),
         "response_tokens": distribution(answers),
-        "histogram": histogram({"prompt": full - answers, "response": answers}),
+        "histogram": histogram({"prompt": prompts, "response": answers}),
         "tokens": tokens,
         "supervised_tokens": supervised,
         "supervised_share": supervised / max(1, tokens),
@@ -66,6 +71,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "duplicates": len(records) - len(np.unique(records["key"])),
         "duplicates_dropped": prepared.num_duplicates_dropped,
         "heldout_in_train": heldout_in_train(prepared),
+        "unread_fields": dict(counts.unread.most_common()),
+        "files_left_out": files_left_out(parts),
         "at": {str(length): at_length(records, length) for length in lengths},
     }
     flags = (
@@ -81,7 +88,7 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     return facts
 
 
-def distribution(values: NDArray[np.int64]) -> dict[str, float]:
+def distribution(values: NDArray[np.integer[Any]]) -> dict[str, float]:
     if not len(values):
         return {"mean": 0.0, "p50": 0.0, "p95": 0.0, "max": 0}
     p50, p95 = np.percentile(values, [50, 95])
@@ -93,7 +100,7 @@ def distribution(values: NDArray[np.int64]) -> dict[str, float]:
     }
 
 
-def histogram(values: Mapping[str, NDArray[np.int64]]) -> dict[str, list[int]]:
+def histogram(values: Mapping[str, NDArray[np.integer[Any]]]) -> dict[str, list[int]]:
     """Records by length in bins that double: `up_to` [n] are the bins' last lengths."""
     longest = max((int(v.max()) for v in values.values() if len(v)), default=1)
     up_to = [8]
@@ -107,17 +114,23 @@ def histogram(values: Mapping[str, NDArray[np.int64]]) -> dict[str, list[int]]:
 
 def at_length(records: NDArray[Any], seq_len: int) -> dict[str, Any]:
     """Truncation and padding if `batch.seq_len` were this."""
-    full, lead, first_end = (
-        records[name].astype(np.int64) for name in ("full_length", "lead", "first_end")
-    )
-    prompt_cut, response_cut = cuts(full, lead, first_end, seq_len)
-    kept = full - prompt_cut - response_cut
-    used = int(kept.sum())
+    prompts = responses = 0
+    counts = np.zeros(seq_len + 1, np.int64)  # records by the tokens that are kept of them
+    for begin in range(0, len(records), SLICE):  # so that memory does not grow with the set
+        some = records[begin : begin + SLICE]
+        full, lead, first_end = (
+            some[name].astype(np.int64) for name in ("full_length", "lead", "first_end")
+        )
+        prompt_cut, response_cut = cuts(full, lead, first_end, seq_len)
+        prompts += int((prompt_cut > 0).sum())
+        responses += int((response_cut > 0).sum())
+        counts += np.bincount(full - prompt_cut - response_cut, minlength=seq_len + 1)
+    used = int((counts * np.arange(seq_len + 1)).sum())
     return {
-        "prompts_truncated": int((prompt_cut > 0).sum()),
-        "responses_truncated": int((response_cut > 0).sum()),
-        "padding_share": 1 - used / max(1, seq_len * len(kept)),
-        "packing_padding_share": 1 - used / max(1, seq_len * packed_bins(kept, seq_len)),
+        "prompts_truncated": prompts,
+        "responses_truncated": responses,
+        "padding_share": 1 - used / max(1, seq_len * len(records)),
+        "packing_padding_share": 1 - used / max(1, seq_len * bins_for(counts, seq_len)),
     }
 
 
@@ -125,6 +138,15 @@ def heldout_in_train(prepared: Prepared) -> int:
     """Held-out records that are trained on as well."""
     trained = prepared.tokenised.records["key"][prepared.kept]
     return int(np.isin(prepared.heldout_keys, trained).sum())
+
+
+def files_left_out(parts: Sequence[Source]) -> dict[str, list[str]]:
+    """Reason -> files beside those that are read."""
+    result: dict[str, list[str]] = {}
+    for part in parts:
+        for reason, names in find_files(part).left_out.items():
+            result.setdefault(reason, []).extend(names)
+    return result
 
 
 def findings(facts: Mapping[str, Any]) -> list[Finding]:
@@ -153,10 +175,18 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
          "a model that never sees it does not learn to stop: raise batch.seq_len"),
         ("heldout_in_train", facts["heldout_in_train"],
          "held out and also trained on, which flatters the held-out loss",
-         "set data.drop_duplicates = true, or name another data.eval_path"),
+         "take them out of data.path, or name another data.eval_path"
+         if "heldout_dropped" in facts else "set data.drop_duplicates = true"),
         ("duplicates", facts["duplicates"] if not facts["duplicates_dropped"] else 0,
          "the same as another, word for word, so that they weigh more than the rest",
          "set data.drop_duplicates = true"),
+        ("unread_fields", max(facts["unread_fields"].values(), default=0),
+         f"fields whose text is not trained: {counted(facts['unread_fields'])}",
+         "map what belongs to the prompt or the answer, with data.fields.context, .system and "
+         "others; leave the rest"),
+        ("files_left_out", sum(map(len, facts["files_left_out"].values())),
+         f"files that are not read: {in_words(facts['files_left_out'])}",
+         "name those that hold records in data.path, or set data.split; else nothing"),
         ("space_before_answer", facts["space_before_answer"],
          "the prompt ends in a space, after which an answer rarely begins",
          "GPT-2's tokens carry their leading space: strip the prompts, or mend the template"),
@@ -178,6 +208,13 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
          "they train nothing and are left out: remove them, or add the answer"),
     ]  # fmt: skip
     return [*dropped, *heldout, *(Finding(*row) for row in table if row[1])]
+
+
+def counted(fields: Mapping[str, int]) -> str:
+    """`category` in 3 records, ...: the most frequent ones."""
+    names = [f"{name!r} (in {count:,})" for name, count in list(fields.items())[:SHOWN]]
+    more = f" and {len(fields) - SHOWN:,} more" if len(fields) > SHOWN else ""
+    return ", ".join(names) + more
 
 
 def dropped_advice(facts: Mapping[str, Any], reason: str) -> str:

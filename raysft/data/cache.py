@@ -7,11 +7,12 @@ them take more than `MAX_BYTES`.
 
 import json
 import os
+import re
 import shutil
 import time
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,10 @@ LAYOUT = 2  # of the files of an entry: raised when they change
 # The modules beside this one that make tokens of records: a change of one of them voids all
 # entries, because nobody can tell what it changes. `pipeline` and what it imports; a test holds it.
 TOKENISES = (
-    "borders", "demo", "encoding", "formats", "layout", "pipeline", "probe", "read", "render",
-    "sources", "template", "tokenize", "turns",
-)  # fmt: skip
+    *("borders", "containers", "demo", "encoding", "folders", "formats", "json_files", "layout"),
+    *("pipeline", "probe", "raw", "read", "render", "shapes", "sources", "tables", "template"),
+    *("tokenize", "turns"),
+)
 FILES = {"input_ids": np.dtype(np.int32), "loss_mask": np.dtype(np.bool_), "records": RECORD}
 
 
@@ -44,6 +46,9 @@ class Counts:
     first_bad: str | None = None  # place and message of the first record that is wrong
     # character that the tokenizer cannot write -> records with it
     unwritten: Counter[str] = field(default_factory=Counter)
+    unread: Counter[str] = field(default_factory=Counter)  # field with text that is not read
+    mapped: Counter[str] = field(default_factory=Counter)  # "source.known name" of data.fields
+    files: tuple[str, ...] = ()  # as they were named when they were read
 
     def add(self, part: Part) -> None:
         self.num_read += part.num_read
@@ -51,6 +56,8 @@ class Counts:
         self.unwritten += part.unwritten
         self.first_dropped = part.first_dropped | self.first_dropped
         self.first_bad = self.first_bad or part.first_bad
+        self.unread += part.unread
+        self.mapped += part.mapped
 
     def require_sound(self) -> None:
         """Raises UserError when a record was wrong."""
@@ -59,6 +66,26 @@ class Counts:
                 f"{self.first_bad}\n"
                 'Mend it, or leave such records out with data.on_bad_record = "skip".'
             )
+
+
+def with_names(counts: Counts, files: tuple[str, ...]) -> Counts:
+    """The same of the same files under the names that they have now."""
+    if not counts.files or counts.files == files:
+        return counts
+    now = dict(zip(counts.files, files, strict=True))
+    longest_first = sorted(now, key=len, reverse=True)
+    before = re.compile(rf"(?<!\S)(?:{'|'.join(map(re.escape, longest_first))})(?!\S)")
+
+    def named(text: str) -> str:
+        return before.sub(lambda found: now[found[0]], text)
+
+    return replace(
+        counts,
+        dropped=Counter({named(reason): n for reason, n in counts.dropped.items()}),
+        first_dropped={named(why): named(where) for why, where in counts.first_dropped.items()},
+        first_bad=counts.first_bad and named(counts.first_bad),
+        files=files,
+    )
 
 
 @dataclass(frozen=True)
@@ -83,18 +110,18 @@ def folder() -> Path:
     return Path(base) / "raysft" / "tokenised"
 
 
-def load(key: str) -> TokenisedSet | None:
-    """The set of this key, if it is there."""
+def load(key: str, files: tuple[str, ...] = ()) -> TokenisedSet | None:
+    """The set of this key, if it is there. `files`: what those with this content are called."""
     entry = folder() / key
     if not entry.is_dir():
         return None
     os.utime(entry)  # so that it counts as used
     counts = json.loads((entry / "counts.json").read_text())
-    for name in ("dropped", "unwritten"):
+    for name in ("dropped", "unread", "mapped", "unwritten"):
         counts[name] = Counter(counts[name])
-    counts["formats"] = tuple(counts["formats"])
+    counts |= {name: tuple(counts[name]) for name in ("formats", "files")}
     arrays = {name: read_array(entry / name, dtype) for name, dtype in FILES.items()}
-    return TokenisedSet(**arrays, counts=Counts(**counts))
+    return TokenisedSet(**arrays, counts=with_names(Counts(**counts), files))
 
 
 def read_array(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -105,14 +132,19 @@ def read_array(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def store(
-    key: str, parts: Iterable[Part], formats: tuple[str, ...], *, skip_bad: bool
+    key: str,
+    parts: Iterable[Part],
+    formats: tuple[str, ...],
+    files: tuple[str, ...] = (),
+    *,
+    skip_bad: bool,
 ) -> TokenisedSet:
     """Write the parts as they come, holding one at a time, and return the whole set.
 
     Raises UserError at the first bad record unless `skip_bad`, and where the folder cannot be
     written.
     """
-    counts = Counts(formats=formats)
+    counts = Counts(formats=formats, files=files)
     partial = folder() / f"{key}.{os.getpid()}.partial"
     try:
         make_room()
@@ -146,7 +178,7 @@ def store(
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    loaded = load(key)
+    loaded = load(key, files)
     assert loaded is not None
     return loaded
 

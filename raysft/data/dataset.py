@@ -2,27 +2,24 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.config.data import Source
+from raysft.config.data import Data, Source
 from raysft.config.schema import Config
 from raysft.data import cache
 from raysft.data.cache import Counts, TokenisedSet
-from raysft.data.formats import detect_format, renamed
-from raysft.data.pipeline import Recipe, load_json, process_all
-from raysft.data.read import Bad, Chunk, Line, read_chunks
-from raysft.data.sources import identity, sources, total_bytes
+from raysft.data.detect import check_all, check_first, format_of, look
+from raysft.data.pipeline import Recipe, process_all
+from raysft.data.read import Chunk, read_chunks
+from raysft.data.sources import file_names, identity, sources, total_bytes
 from raysft.data.template import Template
-from raysft.data.turns import RecordError
 from raysft.errors import UserError
 
 Indices = NDArray[np.int64]
 PARALLEL_BYTES = 32 << 20  # smaller sources are tokenised before Ray would have started
-DETECT_RECORDS = 100  # looked at to detect a format
 
 
 @dataclass(frozen=True)
@@ -112,7 +109,8 @@ def tokenised_set(
         [config.batch.seq_len, data.truncate, data.train_on, data.max_records],
     )
     skip_bad = data.on_bad_record == "skip"
-    found = cache.load(key)
+    names = tuple(name for part in parts for name in file_names(part))
+    found = cache.load(key, names)
     if found is None:
         recipe = make_recipe(config, parts, template)
         parallel = start_ray is not None and sum(map(total_bytes, parts)) > PARALLEL_BYTES
@@ -120,9 +118,10 @@ def tokenised_set(
             start_ray()
         chunks = limited(parts, seed, data.max_records)
         done = process_all(chunks, recipe, parallel=parallel)
-        found = cache.store(key, done, recipe.formats, skip_bad=skip_bad)
+        found = cache.store(key, done, recipe.formats, names, skip_bad=skip_bad)
     if not skip_bad:
         found.counts.require_sound()
+    check_all(mappings(parts, data), found.counts.mapped, parts)
     return found
 
 
@@ -130,12 +129,16 @@ def tokenizer_identity(tokenizer: Any) -> str:
     return str(tokenizer.backend_tokenizer.to_str()) + repr(tokenizer.special_tokens_map)
 
 
+def mappings(parts: list[Source], data: Data) -> tuple[dict[str, str], ...]:
+    return tuple((part.fields or data.fields).model_dump(exclude_none=True) for part in parts)
+
+
 def make_recipe(config: Config, parts: list[Source], template: Template) -> Recipe:
     data = config.data
-    fields = tuple((part.fields or data.fields).model_dump(exclude_none=True) for part in parts)
-    formats = tuple(
-        format_of(part, index, fields[index], config.run.seed) for index, part in enumerate(parts)
-    )
+    fields = mappings(parts, data)
+    looks = [look(part, index, config.run.seed) for index, part in enumerate(parts)]
+    check_first(fields, looks)
+    formats = tuple(map(format_of, parts, fields, looks))
     return Recipe(
         template=template,
         formats=formats,
@@ -144,27 +147,6 @@ def make_recipe(config: Config, parts: list[Source], template: Template) -> Reci
         truncate=data.truncate,
         last_turn_only=data.train_on == "last_turn",
     )
-
-
-def format_of(source: Source, index: int, fields: dict[str, str], seed: int) -> str:
-    """The format named, or detected from the first record that can be read.
-
-    Raises UserError when none of the first records is of a known format.
-    """
-    if source.format not in (None, "auto"):
-        return str(source.format)
-    first_problem = ""
-    for chunk in read_chunks(source, index, seed=seed):
-        for number, value in islice(zip(chunk.numbers, chunk.values, strict=True), DETECT_RECORDS):
-            try:
-                if isinstance(value, Bad):
-                    raise RecordError(value.message)
-                record = load_json(value.json) if isinstance(value, Line) else value
-                return detect_format(renamed(record, fields))
-            except RecordError as error:
-                first_problem = first_problem or f"{chunk.place} {number}: {error}"
-        raise UserError(first_problem)
-    raise UserError(f"data.path: {source.path} holds no records")
 
 
 def limited(parts: list[Source], seed: int, max_records: int | None) -> Iterator[Chunk]:

@@ -3,6 +3,17 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from raysft.data import shapes
+from raysft.data.shapes import (
+    answer_of,
+    choices_of,
+    from_json,
+    list_of,
+    names_in,
+    optional_text,
+    text_of,
+    with_choices,
+)
 from raysft.data.turns import (
     READ,
     Conversation,
@@ -19,52 +30,28 @@ from raysft.data.turns import (
     spelt,
 )
 
+PROMPT, COMPLETION = shapes.PROMPT, shapes.COMPLETION
+
 # The names of a turn's author in the data sets at hand, and the four roles templates know.
 ROLES = {
     "system": ("system", "developer"),
     "user": ("user", "human", "prompter"),
-    "assistant": ("assistant", "gpt", "model", "chatbot", "bot", "function_call", "tool_call"),
+    "assistant": (
+        *("assistant", "gpt", "model", "chatbot", "bot", "ai", "chatgpt", "bing", "bard", "claude"),
+        *("function_call", "tool_call"),
+    ),
     "tool": ("tool", "observation", "function", "function_response", "tool_response", "ipython"),
 }
 CALLS = ("function_call", "tool_call")  # of these roles, whose words are calls in JSON
+TEXT_PARTS = ("text", "input_text", "output_text")  # the last two are of OpenAI's Responses API
 ROLE_OF = {name: role for role, names in ROLES.items() for name in names}
-
-
-def text_of(record: Record, *names: str) -> str:
-    """The first of the named fields. Raises RecordError when none is there or it is not text."""
-    for name in names:
-        if name in record:
-            value = record[name]
-            if not isinstance(value, str):
-                raise RecordError(f"field {name!r} is {type(value).__name__}, not text")
-            return value
-    raise RecordError(
-        f"no field {' or '.join(map(repr, names))}; its fields are {names_in(record)}"
-    )
-
-
-def optional_text(record: Record, name: str) -> str:
-    """A field that may be absent, null or blank."""
-    text = "" if record.get(name) is None else text_of(record, name)
-    return text if text.strip() else ""
-
-
-def list_of(record: Record, name: str) -> list[Any]:
-    value = record.get(name)
-    if not isinstance(value, list):
-        raise RecordError(f"field {name!r} is {type(value).__name__}, not a list")
-    return value
-
-
-def names_in(record: Record) -> str:
-    return ", ".join(map(repr, record)) or "none"
 
 
 def system(record: Record) -> Conversation:
     """What comes before the turns: the functions of a `tools` field (or OpenAI's older
     `functions`), and a `system` text."""
     tools = functions(record.get("tools") or record.get("functions"))
-    text = optional_text(record, "system")
+    text = optional_text(record, *shapes.SYSTEM)
     return [*([tools] if tools else []), *([Message("system", text)] if text else [])]
 
 
@@ -79,19 +66,21 @@ def with_system(record: Record, turns: Conversation) -> Conversation:
 
 def alpaca(record: Record) -> list[Conversation]:
     """`instruction`, an optional `input`, and `output` or `response`; `system` and `history`."""
-    messages = system(record)
-    for pair in record.get("history") or []:
+    earlier = system(record)
+    history = from_json(record.get("history"))
+    for pair in history or []:
         if not (
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
         ):
             raise RecordError("field 'history' is not a list of [question, answer]")
-        messages += [Message("user", pair[0]), Message("assistant", pair[1])]
-    messages.append(Message("user", instruction_and_input(record, record)))
-    return [[*messages, Message("assistant", text_of(record, "output", "response"))]]
+        earlier += [Message("user", pair[0]), Message("assistant", pair[1])]
+    question = with_choices(instruction_and_input(record, record), choices_of(record))
+    answer = answer_of(record, shapes.OUTPUT)
+    return [[*earlier, Message("user", question), Message("assistant", answer)]]
 
 
 def instruction_and_input(record: Record, instance: Record) -> str:
-    given = optional_text(instance, "input")
+    given = optional_text(instance, *shapes.INPUT)
     instruction = text_of(record, "instruction")
     return f"{instruction}\n{given}" if given else instruction
 
@@ -108,18 +97,36 @@ def self_instruct(record: Record) -> list[Conversation]:
 
 
 def prompt_completion(record: Record) -> list[Conversation]:
-    """`prompt` and `completion`, or `question` and `answer`: texts, or both lists of turns."""
-    if isinstance(record.get("prompt"), list) and isinstance(record.get("completion"), list):
-        context = [m._replace(trained=False) for m in map(turn, list_of(record, "prompt"))]
-        return [[*system(record), *context, *map(turn, list_of(record, "completion"))]]
-    prompt = Message("user", text_of(record, "prompt", "question"))
-    answer = Message("assistant", text_of(record, "completion", "answer"))
-    return [[*system(record), prompt, answer]]
+    """`prompt` and `completion`, under one of their names: texts, or both lists of turns.
+
+    Of texts, the prompt takes up a `context` before the question and `choices` after it.
+    """
+    names = [shapes.chosen(record, group) or group[0] for group in (PROMPT, COMPLETION)]
+    if all(isinstance(record.get(name), list) for name in names) and record[names[0]]:
+        earlier, answers = (list(map(turn, list_of(record, name))) for name in names)
+        return [[*system(record), *(m._replace(trained=False) for m in earlier), *answers]]
+    context = optional_text(record, *shapes.CONTEXT)
+    question = with_choices(text_of(record, *PROMPT), choices_of(record))
+    prompt = Message("user", f"{context}\n{question}" if context else question)
+    return [[*system(record), prompt, Message("assistant", answer_of(record, COMPLETION))]]
 
 
 def messages(record: Record) -> list[Conversation]:
-    """`messages`, a list of turns {role, content}."""
-    return [with_system(record, list(map(turn, list_of(record, "messages"))))]
+    """`messages`, a list of turns {role, content}; or UltraChat's, whose roles alternate."""
+    turns = list_of(record, *shapes.MESSAGES)
+    if alternates(record):
+        turns = [
+            {"role": ("user", "assistant")[index % 2], "content": words}
+            for index, words in enumerate(turns)
+        ]
+    return [with_system(record, list(map(turn, turns)))]
+
+
+def alternates(record: Record) -> bool:
+    """Whether it is one of UltraChat: `data`, a list of texts from user and assistant in turn."""
+    values = from_json(record.get("data"))
+    is_read = shapes.chosen(record, shapes.MESSAGES) == "data"
+    return is_read and isinstance(values, list) and all(isinstance(v, str) for v in values)
 
 
 def sharegpt(record: Record) -> list[Conversation]:
@@ -133,7 +140,7 @@ def text(record: Record) -> list[Conversation]:
 
 
 def turn(value: Any) -> Message:
-    """{role, content} or {from, value}, and all else that a chat template may read of it.
+    """{role, content}, {from, value} or {role, text}, and all else that a template may read of it.
 
     An assistant turn can keep itself out of the loss (`weight` 0; `loss`, `train` or `trainable`
     false). Its calls are those of `tool_calls`, of the older `function_call`, or of a ShareGPT turn
@@ -141,11 +148,11 @@ def turn(value: Any) -> Message:
     """
     if not isinstance(value, Mapping):
         raise RecordError(f"a turn is {type(value).__name__}, not an object")
-    author = text_of(value, "role", "from")
+    author = text_of(value, "role", "from").strip().lower()
     if author not in ROLE_OF:
         raise RecordError(f"role {author!r} is none of {', '.join(ROLE_OF)}")
     role = ROLE_OF[author]
-    content = value.get("content", value.get("value"))
+    content = value.get(shapes.chosen(value, ("content", "value", "text")) or "")
     if isinstance(content, list):
         content = "".join(map(text_part, content))
     calls = calls_of(value) if role == "assistant" else ()
@@ -163,7 +170,7 @@ def turn(value: Any) -> Message:
 
 
 def text_part(part: Any) -> str:
-    if isinstance(part, Mapping) and part.get("type", "text") == "text":
+    if isinstance(part, Mapping) and part.get("type", "text") in TEXT_PARTS:
         return text_of(part, "text")
     raise RecordError("a turn holds something other than text, such as an image")
 
@@ -183,7 +190,7 @@ TELLING_FIELDS = {
     "sharegpt": {"conversations"},
     "self_instruct": {"instances"},
     "alpaca": {"instruction"},
-    "prompt_completion": {"prompt", "question"},
+    "prompt_completion": {*PROMPT},
     "text": {"text"},
 }
 PREFERENCE = (
@@ -196,16 +203,28 @@ PREFERENCE = (
 
 def detect_format(record: Record) -> str:
     """The name of the format whose prompt this record has. Raises RecordError when it has none."""
-    if {"chosen", "rejected"} <= record.keys():
+    there = {name for name, value in record.items() if value is not None}
+    if {"chosen", "rejected"} <= there:
         raise RecordError(PREFERENCE)
     for name, fields in TELLING_FIELDS.items():
-        if fields & record.keys():
+        if fields & there:
             return name
+    if alternates(record) or isinstance(from_json(record.get("conversation")), list):
+        return "messages"
+    nested = [name for name in there if is_list_of_objects(record[name])]
+    hint = (
+        f" Its field {nested[0]!r} may hold the records: write that list alone." if nested else ""
+    )
     raise RecordError(
         f"no known format: its fields are {names_in(record)}. Known are messages, conversations, "
-        "instruction/input/output (or response), instruction/instances, prompt/completion, "
-        "question/answer and text. Other names can be mapped: data.fields.instruction = NAME"
+        "instruction/input/output (or context, response), instruction/instances, prompt/completion "
+        "(or question, query, input with answer, response, output) and text. Other names can be "
+        f"mapped: data.fields.instruction = NAME.{hint}"
     )
+
+
+def is_list_of_objects(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(v, Mapping) for v in value)
 
 
 def renamed(record: Any, fields: Mapping[str, str]) -> Record:
@@ -220,6 +239,13 @@ def renamed(record: Any, fields: Mapping[str, str]) -> Record:
     taken = set(fields.values())
     result = {name: value for name, value in record.items() if name not in taken}
     return result | {known: record[name] for known, name in fields.items() if name in record}
+
+
+def found_in(record: Any, fields: Mapping[str, str]) -> list[str]:
+    """The names of `fields` whose field the record has."""
+    if not isinstance(record, Mapping):
+        return []
+    return [known for known, name in fields.items() if name in record]
 
 
 def to_conversations(record: Record, adapter: Adapter) -> list[Conversation]:

@@ -61,11 +61,15 @@ def spread(
 
 
 def packed_bins(lengths: Indices, capacity: int) -> int:
-    """Packs that best-fit decreasing needs for a whole set.
+    """Packs that best-fit decreasing needs for a whole set."""
+    return bins_for(np.bincount(lengths, minlength=capacity + 1), capacity)
 
-    Counts records and packs of equal size together, so a million records take milliseconds.
+
+def bins_for(counts: Indices, capacity: int) -> int:
+    """As `packed_bins`, of `counts[n]` records of n tokens, 0 to `capacity`.
+
+    Takes records and packs of equal size together, so a million records take milliseconds.
     """
-    counts = np.bincount(lengths, minlength=capacity + 1)
     room = np.zeros(capacity + 1, dtype=np.int64)  # room[r]: packs with r tokens left
     packs = 0
     for length in range(capacity, 0, -1):

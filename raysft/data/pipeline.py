@@ -12,11 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysft.data.encoding import unwritten_in
-from raysft.data.formats import FORMATS, renamed, to_conversations
-from raysft.data.read import Bad, Chunk, Line, json_message
+from raysft.data.formats import FORMATS, found_in, renamed, to_conversations
+from raysft.data.json_files import json_message
+from raysft.data.raw import Bad, Line, not_utf8
+from raysft.data.read import Chunk
+from raysft.data.shapes import unread_fields
 from raysft.data.template import Segment, Template, to_segments
 from raysft.data.tokenize import Example, encode, window
-from raysft.data.turns import Conversation, NothingToLearn, RecordError, is_blank, texts_of
+from raysft.data.turns import (
+    Conversation,
+    NothingToLearn,
+    Record,
+    RecordError,
+    is_blank,
+    texts_of,
+)
 
 # What is known of each record that is kept; lengths in tokens.
 RECORD = np.dtype(
@@ -64,6 +74,8 @@ class Part:
     first_dropped: dict[str, str] = field(default_factory=dict)  # reason -> place
     first_bad: str | None = None  # place and message of the first record that is wrong
     unwritten: Counter[str] = field(default_factory=Counter)  # character -> records with it
+    unread: Counter[str] = field(default_factory=Counter)  # field with text that is not read
+    mapped: Counter[str] = field(default_factory=Counter)  # "source.known name" of data.fields
 
     def drop(self, reason: str, where: str) -> None:
         self.dropped[reason] += 1
@@ -85,7 +97,13 @@ def process(chunk: Chunk, recipe: Recipe) -> Part:
         where = f"{chunk.place} {number}"
         part.num_read += 1
         try:
-            drafts += [Draft(where, *pair) for pair in parse(value, recipe, chunk.source)]
+            raw = raw_record(value)
+            fields = recipe.fields[chunk.source]
+            part.mapped.update(f"{chunk.source}.{known}" for known in found_in(raw, fields))
+            record = renamed(raw, fields)
+            drafts += [Draft(where, *pair) for pair in parsed(record, recipe, chunk.source)]
+            format_name = recipe.formats[chunk.source]
+            part.unread.update(unread_fields(raw, record, fields, format_name))
         except NothingToLearn as error:
             part.drop(str(error), where)
         except RecordError as error:
@@ -121,11 +139,18 @@ def reason_of(message: str) -> str:
 
 def parse(value: Any, recipe: Recipe, source: int) -> list[tuple[Conversation, list[Segment]]]:
     """Raises RecordError."""
+    return parsed(renamed(raw_record(value), recipe.fields[source]), recipe, source)
+
+
+def raw_record(value: Any) -> Any:
+    """Raises RecordError."""
     if isinstance(value, Bad):
         raise RecordError(value.message)
-    if isinstance(value, Line):
-        value = load_json(value.json)
-    record = renamed(value, recipe.fields[source])
+    return load_json(value.json) if isinstance(value, Line) else value
+
+
+def parsed(record: Record, recipe: Recipe, source: int) -> list[tuple[Conversation, list[Segment]]]:
+    """Raises RecordError."""
     result = []
     for conversation in to_conversations(record, FORMATS[recipe.formats[source]]):
         check_encodable(conversation)
@@ -145,8 +170,8 @@ def check_encodable(conversation: Conversation) -> None:
 def load_json(line: bytes) -> Any:
     try:
         return json.loads(line)
-    except UnicodeDecodeError as error:
-        raise RecordError(f"not valid UTF-8: {error.reason} at byte {error.start + 1}") from None
+    except UnicodeDecodeError:
+        raise RecordError(not_utf8(line)) from None
     except (ValueError, RecursionError) as error:
         raise RecordError(json_message(error)) from None
 

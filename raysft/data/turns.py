@@ -13,7 +13,17 @@ SAYS_TRAINED = dict.fromkeys(("1", "1.0", "true"), True) | dict.fromkeys(
     ("0", "0.0", "false"), False
 )
 # Fields of a turn that are read here; a template gets all others as they are.
-READ = {"role", "from", "content", "value", "tool_calls", "function_call", *REASONING, *TRAINED}
+READ = {
+    "role",
+    "from",
+    "content",
+    "value",
+    "text",
+    "tool_calls",
+    "function_call",
+    *REASONING,
+    *TRAINED,
+}
 NO_LIST = ("", "null", "[]")  # what a text of no tools says
 
 

@@ -33,7 +33,7 @@ CLEAN = [{"prompt": f"What is {i} + {i}?", "completion": f"It is {2 * i}."} for 
 DEFECTS: dict[str, Any] = {
     "dropped: malformed": "{not json",
     "dropped: malformed ": b'{"prompt": "\xff", "completion": "a"}',
-    "dropped: field 'completion' is int, not text": {"prompt": "q", "completion": 3},
+    "dropped: field 'completion' is bool, not text": {"prompt": "q", "completion": True},
     "dropped: a record is a JSON object, but this is list": [1, 2],
     "dropped: the response is empty": {"prompt": "q?", "completion": " "},
     "responses_truncated": {"prompt": "Count.", "completion": "1 2 3 " * 200},
