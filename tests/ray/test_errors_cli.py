@@ -67,7 +67,7 @@ def own_data(tokenizer_dir: Path, path: Path | str) -> tuple[str, ...]:
         ("empty.jsonl", "", ["data.path: empty.jsonl holds no records"]),
         ("bad.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt"\n', ["bad.jsonl line 2"]),
         ("keys.jsonl", '{"ask": "a", "tell": "b"}\n', ["keys.jsonl line 1", "'ask', 'tell'"]),
-        ("kind.jsonl", '{"prompt": "a", "completion": 3}\n', ["'completion' is int, not text"]),
+        ("kind.jsonl", '{"prompt": "a", "completion": true}\n', ["'completion' is bool, not text"]),
     ],
 )
 def test_wrong_data(
