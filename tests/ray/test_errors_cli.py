@@ -240,7 +240,7 @@ def start(tmp_path: Path, *options: str) -> tuple["subprocess.Popen[str]", psuti
     return process, psutil.Process(process.pid).children()[0]
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 90) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 180) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, f"not within {timeout_s} s"
