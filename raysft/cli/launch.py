@@ -4,6 +4,7 @@ An option that all of them have is written here alone. Light imports only.
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -168,14 +169,24 @@ def start_here(
 
 
 def named(config: "Config", source: str, typed: Submission) -> "Config":
-    """With the name of its run: what was typed, that of the config, or its source and the time."""
+    """With the name of its run: what was typed, that of the config, or its source and the time.
+
+    Raises UserError for a name that is none.
+    """
+    from raysft.config.section import run_name
+
     name = typed.name
     if name is None and config.run.name is None:
         if typed.resume:
             raise UserError(f"--resume needs --name: which run in {config.run.storage}/?")
-        name = f"{Path(source).stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        stem = re.sub(r"[^\w.+=@-]+", "-", Path(source).stem).lstrip("-.+=@")[:80] or "run"
+        name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if name is None:
         return config
+    try:
+        run_name(name)
+    except ValueError as error:
+        raise UserError(f"--name: {error}") from None
     run_section = config.run.model_copy(update={"name": name})
     return config.model_copy(update={"run": run_section})
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from raysft.config.section import FractionBelowOne, PositiveFloat, Records, Section, Unit
+from raysft.config.section import FractionBelowOne, Place, PositiveFloat, Records, Section, Unit
 
 DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenizer built in
 DEMO_VOCABULARY = 492  # tokens of that tokenizer
@@ -71,7 +71,7 @@ class Fields(Section):
 class Source(Section):
     """One part of a mixture: a table in the list `data.path` or `data.eval_path`."""
 
-    path: str
+    path: Place
     """Any one thing that `data.path` can name."""
     weight: Annotated[PositiveFloat, Unit("times per epoch")] = 1.0
     """How often an epoch sees each record of this part, on average: 0.5 shows a different half of
@@ -91,7 +91,7 @@ class Source(Section):
 class Data(Section):
     """The records to train on, how they become tokens, and which of them are held out."""
 
-    path: str | tuple[str | Source, ...] = DEMO
+    path: Place | tuple[Place | Source, ...]
     """A JSON, JSONL, CSV, TSV, Parquet or Arrow file, a folder, zip file or glob of them, a URI
     such as `s3://bucket/set/*.jsonl`, a Hugging Face hub id, or `"demo"`, the built-in records. A
     list of these is a mixture."""
@@ -99,7 +99,7 @@ class Data(Section):
     """Format of the records. `"auto"` tells it from the fields of the first readable record."""
     fields: Fields = Fields()
     """Names of the records' fields where they differ from those of the format."""
-    template: str = "auto"
+    template: Place = "auto"
     """What turns a conversation into text: `"tokenizer"` (the tokenizer's own chat template),
     `"plain"`, `"alpaca"`, `"chatml"`, or a Jinja file. `"auto"` is the tokenizer's own if it has
     one, else `"plain"`."""
@@ -121,7 +121,7 @@ class Data(Section):
     absent, all."""
     eval_fraction: Annotated[FractionBelowOne, Unit("of the records")] = 0.05
     """Share of the records held out at random, up to `eval.max_records`. 0 holds out none."""
-    eval_path: str | tuple[str | Source, ...] | None = None
+    eval_path: Place | tuple[Place | Source, ...] | None = None
     """Where the held-out records come from, in the same form as `path`. When absent, they are split
     off by `eval_fraction`."""
     mask_prompt: bool = True

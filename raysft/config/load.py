@@ -108,7 +108,18 @@ def deepest(details: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 def location_of(detail: ErrorDetails) -> list[str]:
     """A union such as `str | tuple[str, ...]` adds its member's name: that is left out."""
     parts = [str(part) for part in detail["loc"]]
-    return [p for p in parts if p not in ("str", "Source") and not p.startswith("tuple[")]
+    return [
+        part
+        for part in parts
+        if part not in ("str", "Source") and not part.startswith(("tuple[", "function-"))
+    ]
+
+
+NO_DATA = (
+    "data.path: this key is required: a file or folder of records, a URI, a hub id, or "
+    '"demo" for the built-in records'
+)
+REQUIRED = {"data": NO_DATA, "data.path": NO_DATA}
 
 
 def explain(detail: ErrorDetails) -> str:
@@ -117,7 +128,7 @@ def explain(detail: ErrorDetails) -> str:
     if detail["type"] == "extra_forbidden":
         return f"{dotted}: no such key{did_you_mean(location[-1], known_keys(location[:-1]))}"
     if detail["type"] == "missing":
-        return f"{dotted}: this key is required"
+        return REQUIRED.get(dotted, f"{dotted}: this key is required")
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if detail["type"] == "value_error":

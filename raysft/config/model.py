@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import model_validator
 
-from raysft.config.section import Count, FractionBelowOne, PositiveFloat, Section, Tokens, Unit
+from raysft.config.section import (
+    Count,
+    FractionBelowOne,
+    Place,
+    PositiveFloat,
+    Section,
+    Tokens,
+    Unit,
+)
 
 
 class Shape(Section):
@@ -35,14 +43,14 @@ class Shape(Section):
 class Model(Section):
     """The model to train, and its tokenizer: the one section that every config must have."""
 
-    path: str | None = None
+    path: Place | None = None
     """Hugging Face hub id or local folder of the model; of one for text and images, its text part
     is taken. May be absent only when `init` is `"scratch"` and both `shape` and `tokenizer` are
     set."""
     init: Literal["pretrained", "scratch"] = "pretrained"
     """`"pretrained"` starts from the weights of `path`; `"scratch"` from random weights, in the
     architecture of `shape` or, without one, of `path`."""
-    tokenizer: str | None = None
+    tokenizer: Place | None = None
     """Hub id or local folder of the tokenizer, or `"demo"`, which knows the demo records only. When
     absent, `path`."""
     shape: Shape | None = None

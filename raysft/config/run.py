@@ -7,6 +7,8 @@ from pydantic import model_validator
 from raysft.config.section import (
     Count,
     CountOrZero,
+    Name,
+    Place,
     PositiveFloat,
     Records,
     RecordsOrZero,
@@ -20,10 +22,10 @@ from raysft.config.section import (
 class Run(Section):
     """The run's name, folder, seed and length."""
 
-    name: str | None = None
-    """Name of the run's folder in `storage`; it must not contain a slash. `--name` overrides it.
-    When absent, it is made of the config's file or preset name and the UTC time."""
-    storage: str = "runs"
+    name: Name | None = None
+    """Name of the run's folder in `storage`: up to 100 letters, digits and `. _ - + = @`. `--name`
+    overrides it. When absent, it is made of the config's file or preset name and the UTC time."""
+    storage: Place = "runs"
     """Folder in which every run gets a folder of its own; not a URI. On a cluster it must be an
     absolute path that all nodes share."""
     seed: CountOrZero = 0
@@ -42,8 +44,6 @@ class Run(Section):
     def check_place(self) -> "Run":
         if "://" in self.storage:
             raise ValueError("storage is a folder on this machine or on a file system nodes share")
-        if self.name is not None and "/" in self.name:
-            raise ValueError(f"name {self.name!r} holds a slash: the folder is run.storage")
         return self
 
 

@@ -17,11 +17,11 @@ from raysft.config.training import Batch, Engine, Optim, Schedule
 
 
 class Config(Section):
-    """The whole config. Every key has a default but those that name a model."""
+    """The whole config. Every key has a default but those that name a model and its data."""
 
     run: Run = Run()
     model: Model
-    data: Data = Data()
+    data: Data
     batch: Batch = Batch()
     optim: Optim = Optim()
     schedule: Schedule = Schedule()

@@ -1,9 +1,11 @@
 """What the sections of the config are made of."""
 
+import re
 from dataclasses import dataclass
+from os.path import expanduser
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,19 @@ def count_or_auto(value: Any) -> Any:
         return value
     raise ValueError(f'{value!r} is neither a number from 1 on nor "auto"')
 
+
+def run_name(value: str) -> str:
+    """Raises ValueError for what would not be one folder in run.storage, or no id of a job."""
+    if not re.fullmatch(r"\w[\w.+=@-]{0,99}", value):
+        raise ValueError(
+            f"{value!r} is no name for a run: up to 100 letters, digits and . _ - + = @, the first "
+            "of them a letter, a digit or _"
+        )
+    return value
+
+
+Name = Annotated[str, AfterValidator(run_name)]
+Place = Annotated[str, AfterValidator(expanduser)]  # where ~ is the home folder
 
 Count = Annotated[int, Field(ge=1)]
 CountOrZero = Annotated[int, Field(ge=0)]

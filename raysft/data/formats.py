@@ -99,8 +99,11 @@ def self_instruct(record: Record) -> list[Conversation]:
 def prompt_completion(record: Record) -> list[Conversation]:
     """`prompt` and `completion`, under one of their names: texts, or both lists of turns.
 
-    Of texts, the prompt takes up a `context` before the question and `choices` after it.
+    Of texts, the prompt takes up a `context` before the question and `choices` after it. Raises
+    NothingToLearn for an answer that is labelled as a bad one, as in the records of KTO.
     """
+    if record.get("label") is False:
+        raise NothingToLearn("its answer is a bad one (label = false)")
     names = [shapes.chosen(record, group) or group[0] for group in (PROMPT, COMPLETION)]
     if all(isinstance(record.get(name), list) for name in names) and record[names[0]]:
         earlier, answers = (list(map(turn, list_of(record, name))) for name in names)

@@ -25,8 +25,7 @@ def sources(data: Data, paths: str | tuple[str | Source, ...]) -> list[Source]:
         source = Source(path=part) if isinstance(part, str) else part
         keys = ("format", "fields", "subset", "split", "revision")
         absent = {key: getattr(data, key) for key in keys if getattr(source, key) is None}
-        path = {"path": str(Path(source.path).expanduser())} if source.path[0:1] == "~" else {}
-        result.append(source.model_copy(update=absent | path))
+        result.append(source.model_copy(update=absent))
     return result
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import run_raysft
 
 HEAVY = ("torch", "ray", "transformers", "deepspeed", "numpy", "pydantic")
@@ -44,12 +46,20 @@ def test_changes_are_accepted_of_a_run_that_goes_on_only(tmp_path: Path) -> None
 
 
 def test_a_run_without_a_name_is_named_after_config_and_time(tmp_path: Path) -> None:
-    config = tmp_path / "mine.toml"
-    config.write_text('[model]\npath = "somewhere/some-model"\n')
+    config = tmp_path / "my set.toml"
+    config.write_text('[model]\npath = "somewhere/some-model"\n[data]\npath = "demo"\n')
     outcome = run_raysft("train", config, "--dry-run", cwd=tmp_path)
     assert outcome.code == 0
     (run_dir,) = (tmp_path / "runs").iterdir()
-    assert run_dir.name.startswith("mine-20")
+    assert run_dir.name.startswith("my-set-20")
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/tmp/a", "-x", "x" * 101, "a b", "a\nb"])
+def test_a_name_that_is_no_folder_of_its_own_is_refused(tmp_path: Path, name: str) -> None:
+    outcome = run_raysft("train", "gpt2-tiny-cpu", f"--name={name}", "--dry-run", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "is no name for a run" in " ".join(outcome.stderr.split())
+    assert not any(tmp_path.iterdir())
 
 
 def test_unwritable_storage_is_said(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from raysft.config.data import Source
 from raysft.config.load import load_config, parse_override, preset_names, validate, with_overrides
 from raysft.config.schema import Config
 from raysft.errors import UserError
@@ -90,7 +91,10 @@ def test_a_number_in_quotes_is_not_a_number() -> None:
         ("data.path=other.json", "set model.tokenizer"),
         ("model.init=pretrained", "path is missing"),
         ("run.storage=s3://bucket/runs", "run: storage is a folder on this machine"),
-        ("run.name=a/b", "run: name 'a/b' holds a slash"),
+        ("run.name=a/b", "run.name: 'a/b' is no name for a run"),
+        ("run.name=", "run.name: '' is no name for a run"),
+        ("run.name=..", "run.name: '..' is no name for a run"),
+        ("data.path=none", "data.path: this key is required"),
         ("optim.skip_spikes=1.0", "optim: skip_spikes 1 would skip half of all steps or more"),
     ],
 )
@@ -184,3 +188,19 @@ def test_a_wrong_key_is_the_one_thing_told(override: str, message: str) -> None:
         load_config("gpt2-tiny-cpu", [override])
     assert message in str(error.value)
     assert len(str(error.value).splitlines()) == 2
+
+
+def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = load_config(
+        "gpt2-tiny-cpu",
+        ["run.storage=~/runs", 'data.path=["~/a", {path="~/b"}]', "data.eval_path=~/c",
+         "data.template=~/t.jinja", "model.path=~/m", "model.tokenizer=~/k"],
+    )  # fmt: skip
+    assert config.run.storage == "/home/me/runs"
+    assert isinstance(config.data.path, tuple)
+    assert config.data.path[0] == "/home/me/a"
+    assert isinstance(config.data.path[1], Source)
+    assert config.data.path[1].path == "/home/me/b"
+    found = (config.data.eval_path, config.data.template, config.model.path, config.model.tokenizer)
+    assert found == ("/home/me/c", "/home/me/t.jinja", "/home/me/m", "/home/me/k")

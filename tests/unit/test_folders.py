@@ -138,7 +138,8 @@ def test_names_that_look_like_globs_and_home(
     write(tmp_path / "data[1].jsonl", ONE)
     assert values(tmp_path / "data[1].jsonl") == ONE
     monkeypatch.setenv("HOME", str(tmp_path))
-    (source,) = sources(Data(), "~/data[1].jsonl")
+    data = Data.model_validate({"path": "~/data[1].jsonl"})
+    (source,) = sources(data, data.path)
     assert source.path == str(tmp_path / "data[1].jsonl")
 
 

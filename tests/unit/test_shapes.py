@@ -150,3 +150,12 @@ def test_every_format_says_what_it_reads() -> None:
     assert READ.keys() == FORMATS.keys() == TELLING_FIELDS.keys()
     first = {names[0] for groups in READ.values() for names in groups} | {"choices"}
     assert first == set(Fields.model_fields)
+
+
+def test_an_answer_that_is_labelled_as_bad_is_left_out() -> None:
+    """The records of KTO: a prompt, an answer, and whether it is a good one."""
+    good, bad = ({"prompt": "q", "completion": "a", "label": label} for label in (True, False))
+    ((question, answer),) = to_conversations(good, FORMATS["prompt_completion"])
+    assert (question.content, answer.content) == ("q", "a")
+    with pytest.raises(NothingToLearn, match="its answer is a bad one"):
+        to_conversations(bad, FORMATS["prompt_completion"])
