@@ -105,6 +105,7 @@ def test_the_default_space_is_rate_warmup_and_clipping() -> None:
 def test_tables_and_dotted_keys_are_the_same(tmp_path: Path) -> None:
     base = (
         '[model]\ninit = "scratch"\ntokenizer = "demo"\nshape = {n_layer=1, n_embd=8, n_head=1}\n'
+        '[data]\npath = "demo"\n'
     )
     for number, space in enumerate((
         "[tune.space]\noptim.lr = {uniform = [0.1, 0.2]}\nmodel.shape.n_layer = {int = [1, 3]}",
