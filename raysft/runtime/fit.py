@@ -136,7 +136,7 @@ class Forwarding:
 
     def __call__(self, event: Event | ControllerStarted) -> None:
         if isinstance(event, ControllerStarted):
-            self.controller = event.handle
+            self.controller = ray.cloudpickle.loads(event.handle)
             return
         if isinstance(event, events.Placed) and self.placed is not None:
             self.placed(Placement(self.controller, event.placement_group))

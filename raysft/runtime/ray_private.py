@@ -28,9 +28,6 @@ try:
     # What is free on each node: how many workers find room.
     from ray._private.state import available_resources_per_node
 
-    # Makes the process group: ours names the network interface before it does.
-    from ray.train.torch.config import _TorchBackend as TorchBackend
-
     # Which failure it was, and what becomes of it.
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
@@ -52,20 +49,27 @@ try:
         WorkerGroupPollStatus,
         WorkerGroupState,
     )
+
+    # The trainer without torch, which the controller is not to load.
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 except ImportError as error:
     raise UserError(advice(f"lacks {error.name}: {error.msg}")) from None
 
 __all__ = [
-    "ControllerCallback", "DefaultFailurePolicy", "ElasticScalingPolicy", "FailureDecision",
-    "NoopDecision", "ScalingDecision", "TorchBackend", "WorkerGroup", "WorkerGroupCallback",
+    "ControllerCallback", "DataParallelTrainer", "DefaultFailurePolicy", "ElasticScalingPolicy",
+    "FailureDecision", "NoopDecision", "ScalingDecision", "WorkerGroup", "WorkerGroupCallback",
     "WorkerGroupPollStatus", "WorkerGroupStartupTimeoutError", "WorkerGroupState",
     "available_resources_per_node",
 ]  # fmt: skip
 
 # Methods that are ours in a subclass, or that ours call: class, method, what for.
 METHODS = (
-    ("ray.train.torch:TorchTrainer", "_initialize_and_run_controller", "to hand it our policies"),
-    ("ray.train.torch:TorchTrainer", "_create_default_callbacks", "to leave out the slow ones"),
+    (
+        f"{__name__}:DataParallelTrainer",
+        "_initialize_and_run_controller",
+        "to hand it our policies",
+    ),
+    (f"{__name__}:DataParallelTrainer", "_create_default_callbacks", "to leave out the slow ones"),
     ("ray.train:ScalingConfig", "_resources_per_worker_not_none", "what a worker needs"),
     (f"{__name__}:ElasticScalingPolicy", "_maybe_send_resource_request", "the autoscaler's word"),
     (f"{__name__}:ElasticScalingPolicy", "_get_resize_decision", "a number as a decision"),

@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from raysft.config.schema import Config
@@ -13,7 +12,7 @@ from raysft.runs import rundir
 from raysft.runtime.connect import EMBEDDED, missing_environment
 from raysft.runtime.failure_policy import HealingPolicy
 from raysft.runtime.network import NodeNetwork
-from raysft.runtime.ray_private import ControllerCallback
+from raysft.runtime.ray_private import ControllerCallback, DataParallelTrainer
 from raysft.runtime.scaling_policy import FreesFailed, RoomPolicy
 from raysft.runtime.train_loop import train_loop_per_worker
 from raysft.train.mailbox import ControllerStarted
@@ -48,10 +47,10 @@ class TellsController(ControllerCallback):  # type: ignore[misc]
 
     def after_controller_start(self, train_run_context: Any) -> None:  # noqa: ARG002
         handle = ray.get_runtime_context().current_actor
-        self.mailbox.put.remote(ControllerStarted(handle))
+        self.mailbox.put.remote(ControllerStarted(ray.cloudpickle.dumps(handle)))
 
 
-class LeanTrainer(TorchTrainer):  # type: ignore[misc]
+class LeanTrainer(DataParallelTrainer):  # type: ignore[misc]
     """The two methods are private ones of Ray 2.60's, see ray_private.METHODS."""
 
     def _initialize_and_run_controller(self, **options: Any) -> Any:
@@ -72,7 +71,7 @@ class LeanTrainer(TorchTrainer):  # type: ignore[misc]
         ]
 
 
-def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> TorchTrainer:
+def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> LeanTrainer:
     """options: what `train_loop_per_worker` gets."""
     scaling = config.scaling
     resources = {"CPU": scaling.cpus_per_worker}
@@ -81,7 +80,7 @@ def make_trainer(config: Config, options: dict[str, Any], run_dir: Path) -> Torc
     return LeanTrainer(
         train_loop_per_worker,
         train_loop_config=options,
-        torch_config=NodeNetwork(backend="nccl" if config.on_gpu else "gloo"),
+        backend_config=NodeNetwork(backend="nccl" if config.on_gpu else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=scaling.workers, use_gpu=config.on_gpu, resources_per_worker=resources
         ),

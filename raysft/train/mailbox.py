@@ -22,9 +22,13 @@ class Request(IntEnum):
 
 @dataclass(frozen=True)
 class ControllerStarted:
-    """From Ray Train's controller to the driver, and no further."""
+    """From Ray Train's controller to the driver, and no further.
 
-    handle: Any
+    handle: of the controller, pickled: the mailbox, were it to see the handle itself, would import
+    all of Ray Train for it.
+    """
+
+    handle: bytes
 
 
 class MailboxActor:
