@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raysft.config.load import did_you_mean
+from raysft.config.near import did_you_mean
 from raysft.data.borders import answer_spans, rendered
 from raysft.data.layout import fill, layout, shape_of, words_of
 from raysft.data.probe import known_forms
