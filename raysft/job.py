@@ -20,7 +20,7 @@ from raysft import __version__
 from raysft.config.load import validate
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.runs import events, rundir
+from raysft.runs import events, rundir, undo
 from raysft.runs.events import Emit, Event, to_wire
 from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
@@ -41,6 +41,8 @@ def main(run_json: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     run_dir = Path(spec.get("run_dir", path.parent))
+    # Where it was submitted from another machine, nobody else can put the folder back.
+    before = undo.look(run_dir) if spec.get("resume") is False else None
     try:
         if spec.get("resume"):
             rundir.read_json(run_dir / rundir.RUN)  # before a folder is made
@@ -49,7 +51,11 @@ def main(run_json: str) -> int:
             emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
             code, summary = run(spec, config, run_dir, warnings, emit)
     except UserError as error:
+        if before:
+            undo.put_back(before)
         return refuse(run_dir, spec, error)
+    if before and code == UserError.exit_code:
+        undo.put_back(before)
     with suppress(BrokenPipeError):  # whoever listened is gone
         emit(events.End(code, summary, results(run_dir)))
     return code
