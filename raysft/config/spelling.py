@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from tomllib import TOMLDecodeError
 
@@ -71,6 +72,9 @@ def not_toml(path: Path, text: str) -> str | None:
     language = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON"}.get(path.suffix.lower())
     if language is None:
         return None
+    if language == "JSON":
+        with suppress(ValueError, RecursionError):
+            text = json.dumps(json.loads(text), indent=1)  # a key on each line
     lines = "\n".join(f"  {line}" for line in as_toml(text))
     return (
         f"{path} is {language}, and a config is TOML: a section in brackets, and key = value below "

@@ -14,7 +14,7 @@ from raysft.runs import rundir
 
 WITHIN_S = 5.0  # for an answer; its libraries try for minutes, and print that they do
 ALIKE = 0.7  # two names that may be meant for each other, as difflib measures it
-HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_NAME = re.compile(r"\w[\w.-]*(/[\w.-]+)?")
 SILENT: list[str] = []  # why it did not answer: it is not asked for another name then
 SCRATCH = 'train from scratch with model.init = "scratch" and a model.shape, '
 Kind = Literal["model", "dataset"]
@@ -43,10 +43,10 @@ def require_on_hub(kind: Kind, name: str, key: str, revision: str | None = None)
             f"{key}: {name!r} is no local {noun}, and the Hugging Face hub has no {kind} of that "
             f"name, or none for you to see{hint or '. Check its spelling, or log in'} ({words})"
         )
+    scratch = SCRATCH if key == "model.path" else ""
     raise NoAnswer(
         f"{key}: {name!r} is no local {noun}, and the Hugging Face hub does not answer{hint} "
-        f"({words}). Set it to a local {noun}, {SCRATCH if kind == 'model' else ''}or check the "
-        "connection"
+        f"({words}). Set it to a local {noun}, {scratch}or check the connection"
     )
 
 

@@ -37,7 +37,7 @@ def require_place(path: str, key: str) -> Path | None:
         return folder
     if folder.exists():
         raise UserError(f"{key}: {path} is a file, where a folder is meant: {folder.parent}?")
-    if path[:1] in ("/", ".", "~") or not HUB_NAME.fullmatch(path):
+    if not HUB_NAME.fullmatch(path):
         near = nearest(path, rundir.MODEL)
         hint = f"; did you mean {near!r}?" if near else ""
         raise UserError(f"{key}: there is no folder {path}{hint}")
