@@ -19,7 +19,7 @@ from typing import Any, TextIO
 from raysft import __version__
 from raysft.config.load import validate
 from raysft.config.schema import Config
-from raysft.errors import INTERRUPTED, RunError, UserError
+from raysft.errors import INTERRUPTED, RunError, UserError, memory_users
 from raysft.runs import events, rundir, undo
 from raysft.runs.events import Emit, Event, to_wire
 from raysft.runs.lock import held
@@ -172,6 +172,11 @@ def explain(error: BaseException) -> tuple[int, str, str]:
 
         if is_disk_full(error):
             return 1, "failed", str(disk_full(error))
+    if users := memory_users(error):
+        from raysft.runtime.failure_policy import ADVICE
+
+        beside = "out of memory: Ray has ended a process beside the workers"
+        return 1, "failed", f"{beside}. {users}. End what else runs there. {ADVICE}"
     # Ray puts the remote traceback into the message; the cause is its last line.
     last_line = (str(error).strip().splitlines() or [""])[-1]
     return 1, "failed", f"{type(error).__name__}: {last_line}"

@@ -32,7 +32,7 @@ def look(run_dir: Path) -> Before:
         frozenset(files),
         {name: files[name].read_bytes() for name in kept},
         log.stat().st_size if log else 0,
-        tuple(path for path in (run_dir, *run_dir.parents) if not path.exists()),
+        tuple(path for path in (run_dir, *run_dir.parents) if not os.path.exists(path)),
     )
 
 

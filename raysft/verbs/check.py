@@ -95,7 +95,7 @@ def check_disk(config: "Config") -> list[str]:
     from raysft.estimate.shape import dims_of, parameters
 
     storage = Path(config.run.storage)
-    there = next(path for path in (storage, *storage.absolute().parents) if path.exists())
+    there = next(path for path in (storage, *storage.absolute().parents) if os.path.exists(path))
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         reason = "is a file" if not there.is_dir() else "is not yours to write in"
         raise UserError(f"run.storage: {storage} cannot be written: {there} {reason}")
