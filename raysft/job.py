@@ -52,7 +52,7 @@ def main(run_json: str) -> int:
             code, summary = run(spec, config, run_dir, warnings, emit)
     except UserError as error:
         if before:
-            undo.put_back(before)
+            undo.remove_empty(before)
         return refuse(run_dir, spec, error)
     if before and code == UserError.exit_code:
         undo.put_back(before)

@@ -141,11 +141,14 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
     for warning in warnings:
         terminal.warning(warning)
     heading = f"[bold]raysft {verb.name}[/] {source} to {run_dir}"
-    before = None if typed.resume else undo.look(run_dir)
+    before = undo.look(run_dir)
     try:
         start_here(verb, spec, config, run_dir, heading, rows, typed)
-    except (UserError, typer.Exit) as end:
-        if before and end.exit_code == UserError.exit_code:
+    except UserError:
+        undo.remove_empty(before)
+        raise
+    except typer.Exit as end:
+        if end.exit_code == UserError.exit_code and not typed.resume:
             undo.put_back(before)
         raise
 

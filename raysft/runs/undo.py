@@ -50,6 +50,12 @@ def put_back(before: Before) -> None:
                 (run_dir / name).write_bytes(content)
             if rundir.LOG in before.names:
                 os.truncate(run_dir / rundir.LOG, before.log_bytes)
+    remove_empty(before)
+
+
+def remove_empty(before: Before) -> None:
+    """The folders that were made: of a submission that was refused, and has written no file."""
+    with suppress(OSError):  # one holds something
         for folder in before.missing:
             if folder.exists():
-                folder.rmdir()  # refused where it holds something
+                folder.rmdir()

@@ -54,3 +54,14 @@ def test_a_folder_with_more_is_left_alone(tmp_path: Path, name: str) -> None:
 def test_a_folder_that_was_never_made(tmp_path: Path) -> None:
     undo.put_back(undo.look(tmp_path / "x"))
     assert not any(tmp_path.iterdir())
+
+
+def test_of_what_was_refused_no_file_is_touched(tmp_path: Path) -> None:
+    """Another process may have written them meanwhile."""
+    before, other = undo.look(tmp_path / "a/x"), undo.look(tmp_path / "b/y")
+    first_files(tmp_path / "a/x")
+    (tmp_path / "b/y").mkdir(parents=True)
+    undo.remove_empty(before)
+    undo.remove_empty(other)
+    assert {path.name for path in (tmp_path / "a/x").iterdir()} == undo.FIRST_FILES
+    assert not (tmp_path / "b").exists()
