@@ -66,7 +66,7 @@ def test_unwritable_storage_is_said(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     outcome = run_raysft("train", "gpt2-tiny-cpu", "--name", "x", cwd=tmp_path)
     assert outcome.code == 2
-    assert "run.storage: runs/x cannot be written" in outcome.stderr
+    assert "run.storage: runs cannot be written: runs is a file" in outcome.stderr
 
 
 def test_version(tmp_path: Path) -> None:
