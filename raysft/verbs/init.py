@@ -1,5 +1,6 @@
 """`raysft init`: a config for a model and data of one's own that fits this machine."""
 
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -134,7 +135,13 @@ def look_at(config: "Config", template: "Template") -> Found | None:
     lengths = np.concatenate([part.records["full_length"] for part in done])
     first_bad = next((part.first_bad for part in done if part.first_bad), None)
     if not len(lengths):
-        raise UserError(f"data.path: {config.data.path} has nothing to train on: {first_bad}")
+        dropped = sum((part.dropped for part in done), Counter[str]())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items())
+        raise UserError(
+            f"data.path: {config.data.path} gives nothing to train on with the tokenizer "
+            f"{config.model.tokenizer_path} of {len(template.tokenizer):,} tokens: {reasons}. "
+            "Give --tokenizer where that is not the model's, or other records"
+        )
     fits = int(np.quantile(lengths, FEW_CUT, method="higher"))
     whole = all(len(some) == 1 for some in chunks)
     return Found(len(lengths), whole, ", ".join(dict.fromkeys(recipe.formats)), fits, first_bad)
@@ -155,7 +162,7 @@ def of_data(found: Found | None, positions: int | None) -> tuple[dict[str, Any],
     values: dict[str, Any] = {
         "batch.seq_len": next((n for n in lengths if n >= wanted), lengths[-1])
     }
-    cut = ", and the model takes no more" if wanted > lengths[-1] else ""
+    cut = ", and the model takes no more" if found and found.fits > lengths[-1] else ""
     notes = {"batch.seq_len": words_of(found, "the data") + cut}
     if found and found.whole and found.records < STEPS_AN_EPOCH * GLOBAL_BATCH:
         fewer = max(1, found.records // STEPS_AN_EPOCH)

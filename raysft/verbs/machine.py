@@ -70,7 +70,7 @@ def fitted(
             break
     chosen = {key: value_of(config, key) for key in validate(tried, "init").left_open}
     roughly = "" if known else ", by a GPT-2 of its size"
-    warning = f"{why}: it may not fit; take a smaller model, or a shorter batch.seq_len"
+    warning = f"it may not fit: {why}"
     return with_overrides(tried, chosen), why + roughly, [] if fits else [warning]
 
 
