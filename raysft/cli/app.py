@@ -9,9 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from raysft import __version__
-from raysft.cli import cluster_commands, terminal
+from raysft.cli import cluster_commands, config_commands, terminal
 from raysft.cli.launch import command
-from raysft.cli.options import ConfigArgument, ConfigCommand, JsonOption, SetOption
+from raysft.cli.options import (
+    ConfigArgument,
+    ConfigCommand,
+    JsonOption,
+    RunDirArgument,
+    SetOption,
+)
 from raysft.errors import RunError, UserError
 from raysft.runs import rundir
 from raysft.verbs.registry import STUDIES, VERBS
@@ -20,7 +26,7 @@ app = typer.Typer(
     name="raysft",
     help="Tune GPT-2-class language models on instruction data, with DeepSpeed ZeRO-3 on Ray.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
     pretty_exceptions_enable=False,
 )
 
@@ -35,7 +41,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version.")] = False,
 ) -> None:
     if version:
         print(f"raysft {__version__}")
@@ -46,7 +52,7 @@ class SearchByDefault(TyperGroup):
     """`raysft tune CONFIG` searches, though `tune` has other commands too."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help"):
+        if args and args[0] not in (*self.commands, "--help", "-h"):
             args = ["search", *args]
         return super().parse_args(ctx, args)
 
@@ -74,7 +80,10 @@ ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the ru
 @tune_app.command("report")
 @bench_app.command("report")
 def report(results: ResultsArgument) -> None:
-    """Draw the report of a study again: tables, report.md and the figures beside it."""
+    """Draw the report of a study again: tables, report.md and the figures beside it.
+
+    Example: raysft bench report runs/lengths
+    """
     from raysft.studies.results import read_with_study
 
     file, found, study = read_with_study(results, STUDIES)
@@ -90,7 +99,10 @@ def compare_results(
     second: ResultsArgument,
     tolerance: Annotated[float, typer.Option(min=0.0, help="Such as 0.1 for 10 %.")] = 0.1,
 ) -> None:
-    """Two results side by side; exit code 1 if the second is worse by more than the tolerance."""
+    """Two results side by side; exit code 1 if the second is worse by more than the tolerance.
+
+    Example: raysft bench compare runs/before runs/after --tolerance 0.05
+    """
     from raysft.studies.compare import compare
     from raysft.studies.results import read_with_study
 
@@ -112,7 +124,10 @@ def preview(
     overrides: SetOption = [],  # noqa: B006
     count: Annotated[int, typer.Option("-n", min=1, help="Records of each source.")] = 3,
 ) -> None:
-    """Records as tokens: which are trained, which are prompt, special or cut."""
+    """Records as tokens: which are trained, which are prompt, special or cut.
+
+    Example: raysft data preview my.toml -n 5
+    """
     from raysft.cli import data_tables
     from raysft.config.load import load_config
     from raysft.data.audit import files_left_out
@@ -137,7 +152,10 @@ def stats(
     overrides: SetOption = [],  # noqa: B006
     as_json: JsonOption = False,
 ) -> None:
-    """Audit the whole set: lengths, masks, cuts, end tokens, duplicates."""
+    """Audit the whole set: lengths, masks, cuts, end tokens, duplicates.
+
+    Example: raysft data stats my.toml
+    """
     from raysft.cli import data_tables
     from raysft.config.load import load_config
     from raysft.data.audit import audit
@@ -161,10 +179,13 @@ def stats(
 
 @app.command()
 def export(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory or a checkpoint in it.")],
+    run_dir: RunDirArgument,
     to: Annotated[Path | None, typer.Option("--to", help="Default: RUN_DIR/model.")] = None,
 ) -> None:
-    """Write a checkpoint as a Hugging Face folder."""
+    """Write a checkpoint as a Hugging Face folder.
+
+    Example: raysft export runs/first --to first-model
+    """
     from raysft.train.checkpoint.export import export_checkpoint
 
     print(export_checkpoint(run_dir, to))
@@ -176,7 +197,10 @@ def generate(
     instruction: Annotated[str, typer.Argument(help="What to ask.")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
 ) -> None:
-    """Answer one instruction, greedily, with the template the model was trained with."""
+    """Answer one instruction, greedily, with the template the model was trained with.
+
+    Example: raysft generate runs/first "Sort the words."
+    """
     from raysft.model.generate import answer, load, prompt_ids
 
     folder = Path(model) / rundir.MODEL if (Path(model) / rundir.RUN).exists() else Path(model)
@@ -198,7 +222,10 @@ def estimate(
     link_gbs: Annotated[float | None, typer.Option(help="Between workers, GB/s.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Memory, FLOPs, traffic and time of a run, before running it."""
+    """Memory, FLOPs, traffic and time of a run, before running it.
+
+    Example: raysft estimate gpt2-large --device h100
+    """
     from raysft.cli.estimate_tables import renderables
     from raysft.config.load import load_config
     from raysft.estimate.report import estimate as estimate_run
@@ -225,6 +252,7 @@ def estimate(
 
 
 cluster_commands.add_to(app)
+config_commands.add_to(app)
 
 
 if __name__ == "__main__":

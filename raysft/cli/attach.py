@@ -7,13 +7,14 @@ from typing import Any
 import typer
 from rich.table import Table
 
-from raysft.carriers import jobs_api, upload
+from raysft.carriers import jobs_api, submitted, upload
 from raysft.carriers.entrypoint import entrypoint
 from raysft.cli import console, terminal
 from raysft.cli.last_words import finish
 from raysft.cli.runs_table import new_table, row_of
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
+from raysft.runs import provenance
 from raysft.runs.events import End, Event
 from raysft.runs.rundir import RUN
 from raysft.verbs.registry import VERBS
@@ -47,7 +48,9 @@ def run_there(
         print(entrypoint(Path(spec["run_dir"]) / RUN))
         return
     client = jobs_api.connect(address)
+    spec |= {submitted.ADDRESS: provenance.without_secrets(address)}
     job_id = jobs_api.submit(client, spec, config, ship_code=ship_code)
+    submitted.remember(job_id, str(config.run.name), address)
     terminal.fact("job", job_id)
     watch(client, job_id, address, as_json=as_json)
 

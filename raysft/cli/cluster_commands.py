@@ -16,25 +16,36 @@ from raysft.cli.options import (
 )
 
 
-def attach(name: RunArgument, address: ClusterOption, as_json: JsonOption = False) -> None:
-    """Watch a run on a cluster, from its start to its end. Ctrl-C leaves it alone."""
+def attach(name: RunArgument, address: ClusterOption = None, as_json: JsonOption = False) -> None:
+    """Watch a run on a cluster, from its start to its end. Ctrl-C leaves it alone.
+
+    Example: raysft attach there --address http://localhost:8265
+    """
+    from raysft.carriers import submitted
     from raysft.cli import attach
 
-    attach.attach(name, address, as_json=as_json)
+    attach.attach(*submitted.find(name, address), as_json=as_json)
 
 
-def stop(name: RunArgument, address: ClusterOption) -> None:
-    """End a run on a cluster, after its step and a checkpoint."""
+def stop(name: RunArgument, address: ClusterOption = None) -> None:
+    """End a run on a cluster, after its step and a checkpoint.
+
+    Example: raysft stop there
+    """
+    from raysft.carriers import submitted
     from raysft.cli import attach
 
-    attach.stop(name, address)
+    attach.stop(*submitted.find(name, address))
 
 
 def runs(
     storage: Annotated[Path, typer.Argument(help="Where the runs lie.")] = Path("runs"),
     address: AddressOption = None,
 ) -> None:
-    """What ran, and how it ended: in a folder, or on the cluster at --address."""
+    """What ran, and how it ended: in a folder, or on the cluster at --address.
+
+    Example: raysft runs --address http://localhost:8265
+    """
     if address is not None:
         from raysft.cli import attach
 
@@ -57,7 +68,10 @@ def doctor(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Is this machine or cluster ready, and if not, what to do."""
+    """Is this machine or cluster ready, and if not, what to do.
+
+    Example: raysft doctor gpt2-large --address http://localhost:8265
+    """
     from raysft.cli.doctor import examine
     from raysft.config.load import load_config
 

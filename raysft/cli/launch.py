@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from raysft.cli import console, terminal
+from raysft.cli import completion, console, terminal
 from raysft.cli.options import (
     AddressOption,
     ConfigArgument,
@@ -30,7 +30,10 @@ from raysft.verbs.verb import Verb
 if TYPE_CHECKING:
     from raysft.config.schema import Config
 
-NameOption = Annotated[str | None, typer.Option("--name", help="Name of the run directory.")]
+NameOption = Annotated[
+    str | None,
+    typer.Option("--name", help="Name of the run directory.", autocompletion=completion.run_names),
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Go on with the run --name from where it was.")
 ]
@@ -87,7 +90,7 @@ def command(verb: Verb) -> Callable[..., None]:
     signature = inspect.signature(submit)
     kept = [option for name, option in signature.parameters.items() if not lacking.get(name)]
     submit.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
-    submit.__doc__ = verb.help
+    submit.__doc__ = f"{verb.help}\n\nExample: {verb.example}"
     return submit
 
 
@@ -191,13 +194,19 @@ def named(config: "Config", source: str, typed: Submission) -> "Config":
 
     Raises UserError for a name that is none.
     """
+    from raysft.config.of_run import run_folder, short_name
     from raysft.config.section import run_name
 
     name = typed.name
     if name is None and config.run.name is None:
+        if typed.resume and (folder := run_folder(source)):  # which is the one to go on with
+            run_section = config.run.model_copy(
+                update={"name": folder.resolve().name, "storage": str(folder.parent)}
+            )
+            return config.model_copy(update={"run": run_section})
         if typed.resume:
             raise UserError(f"--resume needs --name: which run in {config.run.storage}/?")
-        stem = re.sub(r"[^\w.+=@-]+", "-", Path(source).stem).lstrip("-.+=@")[:80] or "run"
+        stem = re.sub(r"[^\w.+=@-]+", "-", short_name(source)).lstrip("-.+=@")[:80] or "run"
         name = f"{stem}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if name is None:
         return config

@@ -2,16 +2,30 @@
 
 from collections.abc import Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
+from raysft.cli import completion
 from raysft.errors import UserError
 
-ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a preset.")]
+ConfigArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A TOML file, the name of a preset, or the folder of a run to start again.",
+        autocompletion=completion.configs,
+    ),
+]
 SetOption = Annotated[
-    list[str], typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Override a config key.")
+    list[str],
+    typer.Option(
+        "--set",
+        metavar="SECTION.KEY=VALUE",
+        help="Override a config key.",
+        autocompletion=completion.keys,
+    ),
 ]
 JsonOption = Annotated[
     bool, typer.Option("--json", help="End standard output with one line of JSON.")
@@ -23,9 +37,25 @@ AddressOption = Annotated[
 ShipCodeOption = Annotated[
     bool, typer.Option("--ship-code", help="Run this raysft there, not the cluster's own.")
 ]
-RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of a run, or the id of its job.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME",
+        help="Of a run, its folder, or the id of its job.",
+        autocompletion=completion.run_names,
+    ),
+]
+RunDirArgument = Annotated[
+    Path,
+    typer.Argument(help="A run directory or a checkpoint in it.", autocompletion=completion.runs),
+]
 ClusterOption = Annotated[
-    str, typer.Option("--address", metavar="URL", help="Of its dashboard: http://HEAD:8265.")
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="Of its dashboard: http://HEAD:8265. Not needed where the run was submitted from.",
+    ),
 ]
 
 

@@ -1,4 +1,4 @@
-"""TOML file or preset, plus overrides, to a validated `Config`; every mistake is a UserError."""
+"""TOML file, preset or run, and overrides, to a valid `Config`; each mistake is a UserError."""
 
 import json
 import tomllib
@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from raysft.config.near import did_you_mean, key_meant, suggested
+from raysft.config.of_run import config_of_run, run_folder
 from raysft.config.schema import Config
 from raysft.config.space import dotted
 from raysft.config.spelling import line_hint, not_toml, value_form, value_hint
@@ -22,8 +23,12 @@ def preset_names() -> list[str]:
     return sorted(p.name.removesuffix(".toml") for p in presets.iterdir() if p.name[-5:] == ".toml")
 
 
+def preset_text(name: str) -> str:
+    return (files("raysft") / "presets" / f"{name}.toml").read_text()
+
+
 def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
-    """The config of a TOML file or preset with `section.key=value` overrides applied.
+    """The config of a TOML file, preset or run with `section.key=value` overrides applied.
 
     Raises UserError: no such file or preset, bad TOML, unknown key, wrong type or value.
     """
@@ -34,7 +39,9 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
 def read_source(source: str) -> dict[str, Any]:
     path = Path(source)
     if path.suffix != ".toml" and source in preset_names():
-        text = (files("raysft") / "presets" / f"{source}.toml").read_text()
+        text = preset_text(source)
+    elif folder := run_folder(source):
+        return config_of_run(folder)
     elif path.is_file():
         text = read_text(path)
     else:

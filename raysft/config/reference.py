@@ -190,18 +190,23 @@ def toml(value: Any) -> str:
         case bool():
             return str(value).lower()
         case str():
-            return json.dumps(value)
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case float():
             return repr(value).replace("e-0", "e-")
         case Section():
             return toml(value.model_dump(exclude_none=True))
-        case tuple():
+        case tuple() | list():
             return f"[{', '.join(map(toml, value))}]"
         case Mapping():
-            pairs = ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items())
+            pairs = ", ".join(f"{toml_key(key)} = {toml(inner)}" for key, inner in value.items())
             return f"{{ {pairs} }}" if pairs else "{}"
         case _:
             return str(value)
+
+
+def toml_key(key: str) -> str:
+    """Bare where TOML allows it; a dotted one stays dotted."""
+    return key if re.fullmatch(r"[\w-]+(\.[\w-]+)*", key, re.ASCII) else json.dumps(key)
 
 
 def one_line(text: str | None) -> str:

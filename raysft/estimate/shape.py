@@ -115,6 +115,17 @@ def dims_of_family(raw: dict[str, Any]) -> Dims | None:
     return family.dims(raw) if family else None
 
 
+def dims_of_size(raw: dict[str, Any]) -> Dims | None:
+    """A GPT-2 of the layers, width, heads and vocabulary that a Hugging Face config of any family
+    names: for a rough figure. None where it does not name them."""
+    text = raw.get("text_config") or raw
+    names = {*GPT2_DEFAULTS, *GPT2_ALIASES}
+    sizes = {GPT2_ALIASES.get(key, key): text[key] for key in names if type(text.get(key)) is int}
+    if not {"n_layer", "n_embd", "n_head"} <= sizes.keys():
+        return None
+    return gpt2(sizes | {"tie_word_embeddings": text.get("tie_word_embeddings", True)})
+
+
 def tokens_known(config: Config) -> int:
     """The tokenizer's vocabulary with its added tokens, read from its file."""
     path = config.model.tokenizer_path

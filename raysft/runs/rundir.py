@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from raysft.config.of_run import RUN as RUN
 from raysft.errors import UserError
 
-RUN = "run.json"
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks

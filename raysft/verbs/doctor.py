@@ -30,6 +30,7 @@ def make(name: str, help: str, *, prove: bool) -> Verb:
     return Verb(
         name=name,
         help=help,
+        example=f"raysft {name}",
         plan=lambda _config: [],
         run=runs(prove=prove),
         has_left=lambda _run_dir: False,

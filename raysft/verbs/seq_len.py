@@ -79,6 +79,7 @@ def tables(summary: Summary, results: Results | None) -> Iterable[RenderableType
 SEQ_LEN = Verb(
     name="bench seq-len",
     help="What the sequence length costs in time and memory, measured and predicted.",
+    example="raysft bench seq-len bench-seq-len --name lengths",
     plan=equations,
     run=run,
     has_left=has_left,

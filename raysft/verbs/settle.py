@@ -4,6 +4,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysft.config.of_run import CHOSEN as CHOSEN
 from raysft.errors import UserError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
@@ -11,8 +12,6 @@ from raysft.verbs.resume import flat
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
-
-CHOSEN = "chosen"  # of run.json: key of the config to what "auto" came to
 
 
 def settled(config: "Config", hf_config: Any, run_dir: Path, emit: Emit) -> "Config":

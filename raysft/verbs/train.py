@@ -181,6 +181,7 @@ def tables(summary: Summary, results: Results | None) -> Iterable[Table]:  # noq
 TRAIN = Verb(
     name="train",
     help="Masked supervised fine-tuning: loss on response tokens only.",
+    example="raysft train gpt2-tiny-cpu --name first",
     plan=equations,
     run=run,
     has_left=has_left,

@@ -125,6 +125,7 @@ def tables(summary: Summary, results: Results | None) -> Iterable[RenderableType
 TUNE = Verb(
     name="tune",
     help="Search config keys; every trial is a real run. The word `search` may be left out.",
+    example="raysft tune tune-stability --name search",
     plan=equations,
     run=run,
     has_left=has_left,

@@ -21,6 +21,7 @@ Results = Mapping[str, Any]  # of results.json
 class Verb:
     name: str  # in run.json; what is typed after `raysft`
     help: str
+    example: str  # of its command
     # What a config comes to, as (name, equation) rows. Raises UserError where it cannot run.
     plan: Callable[["Config"], list[tuple[str, str]]]
     # In the job: the rest of its summary. Its `status` is "done" unless it says otherwise.

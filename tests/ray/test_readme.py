@@ -25,11 +25,13 @@ def settings(some: tuple[str, ...]) -> list[str]:
 def in_brief(words: list[str], folder: Path) -> list[str]:
     """What is added to a line, so that it takes seconds and needs neither a GPU nor the network.
 
-    Training on data of one's own, or on a GPU, is planned only, and so is going on with a run.
+    Training on data of one's own, or on a GPU, is planned only, and so is going on with a run, or
+    starting it again.
     """
     match words:
         case ["train", config, *_]:
-            extra = ["--dry-run"] if "--resume" in words else []
+            again = "--resume" in words or config.startswith("runs/")
+            extra = ["--dry-run"] if again else []
         case ["tune", config, *_] if config != "report":
             extra = settings(SHORT)
         case ["bench", "seq-len", config, *_]:
@@ -37,7 +39,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
         case _:
             return []
     file = folder / config
-    resolved = load_config(str(file) if file.is_file() else config, documented.overrides(words))
+    resolved = load_config(str(file) if file.exists() else config, documented.overrides(words))
     if resolved.on_gpu or resolved.data.path != DEMO:
         extra = [*extra, "--dry-run"]
     return extra
@@ -45,7 +47,8 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
 
 def test_commands_run(tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]) -> None:
     """As written, in their order, in one folder with the files that they name."""
-    (tmp_path / "my-tokenizer").symlink_to(tiny_model)
+    for name in ("my-model", "my-tokenizer"):
+        (tmp_path / name).symlink_to(tiny_model)
     (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     for block in documented.blocks("toml"):
         if block.file_name:

@@ -143,7 +143,7 @@ def test_a_run_that_is_stopped_goes_on(hosts: Hosts, here: Path) -> None:
     options = small(here / "runs", run__max_steps=300, checkpoint__every_steps=100)
     client = hosts.start(*train, *options, cwd=here, log=here / "stopped.log")
     wait_until_logged(run_dir, 5)
-    stopped = hosts.raysft("stop", "stopped", *ON, cwd=here)
+    stopped = hosts.raysft("stop", "stopped", cwd=here)  # it was submitted from here
     assert stopped.code == 0, stopped.stderr
     assert "go on from the newest checkpoint with" in stopped.stderr
     assert client.wait(60) == 130
@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_goes_on(hosts: Hosts, here: Path) -> None:
     assert resumed.code == 0, resumed.stderr
     assert f"after step {done}" in resumed.stderr
     assert f"run.max_steps was 300 and is now {done + 3}" in resumed.stderr
-    over = hosts.raysft("stop", "stopped", *ON, cwd=here)
+    over = hosts.raysft("stop", run_dir, cwd=here)  # whose run.json tells the address
     assert over.code == 2
     assert "has ended already" in over.stderr
 

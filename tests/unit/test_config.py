@@ -17,10 +17,24 @@ def error_of(*overrides: str, source: str = "gpt2-tiny-cpu") -> str:
     return str(caught.value)
 
 
+# What presets for a model of one's own leave to --set.
+NEEDED = dict.fromkeys(
+    ("pretrained-cpu", "pretrained-gpu"), ("model.path=./my-model", "data.path=records.jsonl")
+)
+
+
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_is_valid_and_has_a_plan(name: str) -> None:
-    config = load_config(name)
+    config = load_config(name, NEEDED.get(name, ()))
     assert dict(equations(config))["global batch"].startswith(str(config.batch.global_batch_size))
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_preset_for_a_model_of_ones_own_says_what_it_needs(name: str) -> None:
+    message = error_of(source=name)
+    assert "model: path is missing" in message
+    assert "data.path: this key is required" in message
+    assert load_config(name, NEEDED[name]).on_gpu == (name == "pretrained-gpu")
 
 
 def test_the_presets_that_users_rely_on_exist() -> None:
