@@ -80,7 +80,7 @@ def report(results: ResultsArgument) -> None:
     study.write_report(found, file.parent)
     for table in study.tables(found):
         terminal.stdout.print(table)
-    terminal.stdout.print(study.verdict(found), soft_wrap=True, markup=False)
+    terminal.say(study.verdict(found))
 
 
 @bench_app.command("compare")

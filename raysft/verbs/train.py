@@ -75,12 +75,15 @@ def run(
     emit(events.Status("starting workers"))
     observed: dict[str, Any] = {}
     last: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = []
 
     def keep(event: Event) -> None:
         if isinstance(event, events.Workers):
             observed.update(vars(event))
         if isinstance(event, events.Metrics) and "loss" in event.values:
             last.update(event.values)
+        if isinstance(event, events.Sample):
+            samples.append(dict(vars(event)))
         emit(event)
 
     result = fit(
@@ -89,7 +92,7 @@ def run(
     )  # fmt: skip
     shut_down_ray()
     emit(events.Status("writing answers to held-out records"))
-    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)
+    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, keep)
     steps = result.totals.pop("step")
     return {
         "model_dir": str(run_dir / rundir.MODEL),
@@ -103,6 +106,7 @@ def run(
         "peak_memory_gib": last.get("peak_memory_gib"),
         "reserved_memory_gib": last.get("reserved_memory_gib"),
         **answers,
+        "samples": samples,
         "data": facts,
         "workers": observed,
     }
