@@ -32,6 +32,7 @@ from raysft.verbs.identities import ACCEPTED, known_before
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
 from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
+from raysft.verbs.verb import Verb
 
 LOGGED_PROGRESS_S = 10.0  # between two events of progress where standard output is a file
 
@@ -52,6 +53,8 @@ def main(run_json: str) -> int:
             config, warnings = arrive(run_dir, spec, config)
             emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
             code, summary = run(spec, config, run_dir, warnings, emit)
+            if code != UserError.exit_code:
+                write_report(VERBS[spec["verb"]], run_dir, emit)
     except UserError as error:
         return refuse(run_dir, spec, error)
     with suppress(BrokenPipeError):  # whoever listened is gone
@@ -110,6 +113,18 @@ def run(
         else:
             rundir.write_json(file, summary)
     return code, summary
+
+
+def write_report(verb: Verb, run_dir: Path, emit: Emit) -> None:
+    """Of a run that took a step, however it ended. A report that fails is a warning."""
+    if verb.write_report is None or not (run_dir / rundir.METRICS).exists():
+        return
+    try:
+        verb.write_report(run_dir)
+    except Exception as error:
+        with suppress(OSError):
+            traceback.print_exc()
+            emit(events.Warning(f"no {rundir.REPORT}: {type(error).__name__}: {error}"))
 
 
 def arrive(run_dir: Path, spec: dict[str, Any], config: Config) -> tuple[Config, list[str]]:

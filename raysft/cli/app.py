@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from raysft import __version__
-from raysft.cli import cluster_commands, terminal
+from raysft.cli import cluster_commands, run_commands, terminal
 from raysft.cli.launch import command
 from raysft.cli.options import ConfigArgument, JsonOption, SetOption
 from raysft.errors import RunError, UserError
@@ -45,9 +45,11 @@ def root(
 class SearchByDefault(TyperGroup):
     """`raysft tune CONFIG` searches, though `tune` has other commands too."""
 
+    default = "search"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help"):
-            args = ["search", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -224,6 +226,7 @@ def estimate(
 
 
 cluster_commands.add_to(app)
+run_commands.add_to(app)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,21 @@
 """How a run ends for whoever typed its command: tables, a sentence, an exit code."""
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from raysft.cli import terminal
 from raysft.errors import INTERRUPTED, RunError
-from raysft.runs import rundir
+from raysft.runs import rundir, snapshot
 from raysft.runs.events import End
 from raysft.verbs.registry import VERBS
+
+LONGEST = 60  # characters of a question that is shown as one to ask
+EXAMPLE = "Say hello."
 
 
 def finish(end: End, *, told: str, as_json: bool) -> None:
@@ -35,5 +41,30 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, separators=(",", ":")))
     elif summary["status"] == "done":
-        print(verb.done(summary))
+        print(verb.done(summary), flush=True)
+    if summary["status"] == "done" and verb.is_a_run:
+        for line in next_steps(Path(summary["run_dir"]), summary):
+            terminal.stderr.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def next_steps(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
+    """What can be done with a run that lies here: commands to be copied, as lines.
+
+    Nothing of one that lies where only a cluster sees it.
+    """
+    run, steps = shlex.quote(str(run_dir)), []
+    if (run_dir / rundir.MODEL).is_dir():
+        asked = [one["instruction"] for one in summary.get("samples", ())]
+        short = [text for text in asked if len(text) <= LONGEST and "\n" not in text]
+        question = shlex.quote((short or [EXAMPLE])[0])
+        steps.append(f"raysft generate {run} {question}")
+        if snapshot.checkpoints(run_dir):
+            to = shlex.quote(f"{run_dir.resolve().name}-model")
+            steps.append(f"raysft export {run} --to {to}")
+    if (run_dir / rundir.REPORT).exists() or (run_dir / rundir.METRICS).exists():
+        steps.append(f"raysft report {run}")
+    lines = ["next:", *(f"  {step}" for step in steps)] if steps else []
+    if (run_dir / rundir.REPORT).exists():
+        lines.append(f"report: {run_dir / rundir.REPORT}")
+    return lines

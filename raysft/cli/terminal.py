@@ -35,19 +35,21 @@ def say(text: str) -> None:
     stdout.print(text, soft_wrap=not stdout.is_terminal, markup=False)
 
 
-def fact(name: str, value: str) -> None:
-    labelled(f"[dim]{name:<14}[/]", 14, value)
+def fact(name: str, value: str, console: Console = stderr) -> None:
+    labelled(f"[dim]{name:<14}[/]", 14, value, console=console)
 
 
-def labelled(label: str, label_width: int, value: str, style: str = "default") -> None:
+def labelled(
+    label: str, label_width: int, value: str, style: str = "default", console: Console = stderr
+) -> None:
     """A label, of so many characters without its markup, and beside it a text.
 
     Whole in a log; in a terminal broken at words, below each other.
     """
     lines = [value]
-    if stderr.is_terminal:
-        room = max(20, stderr.width - label_width - 3)
+    if console.is_terminal:
+        room = max(20, console.width - label_width - 3)
         lines = wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
     for number, line in enumerate(lines):
         head = f"{label} " if number == 0 else " " * (label_width + 1)
-        stderr.print(f"  {head}[{style}]{escape(line)}[/]", soft_wrap=True)
+        console.print(f"  {head}[{style}]{escape(line)}[/]", soft_wrap=True)

@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import Emit, Event
 from raysft.runs.metrics import duration
+from raysft.studies.tables import FittedTable, Heading
 from raysft.train.checkpoint import repair
 from raysft.verbs import plan
 from raysft.verbs.identities import movable
@@ -166,20 +164,33 @@ CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 
-def tables(summary: Summary, results: Results | None) -> Iterable[Table]:  # noqa: ARG001
-    if summary["status"] != "done":
-        return
-    table = Table(box=SIMPLE_HEAD, title=f"{summary['run_dir']}: done", title_justify="left")
-    table.add_column("", style="dim")
-    table.add_column("first", justify="right")
-    table.add_column("last", justify="right")
+def closing(summary: Summary) -> list[tuple[str, str, str]]:
+    """Rows of what is known: what it says, the first value, the last one."""
+    rows = []
     for name, key in (("training loss", "train_loss"), ("held-out loss", "eval_loss")):
-        first, last = summary[f"{key}_first"], summary[f"{key}_last"]
-        table.add_row(name, *("" if v is None else f"{v:.4f}" for v in (first, last)))
+        pair = [summary.get(f"{key}_{end}") for end in ("first", "last")]
+        if pair != [None, None]:
+            rows.append((name, *("" if v is None else f"{v:.4f}" for v in pair)))
     for name, key, render in CLOSING_ROWS:
         if summary.get(key) is not None:
-            table.add_row(name, "", render(summary[key]))
+            rows.append((name, "", render(summary[key])))
+    return rows
+
+
+def tables(summary: Summary, results: Results | None) -> Iterable[FittedTable]:  # noqa: ARG001
+    if summary["status"] != "done":
+        return
+    headings = [Heading("", "left", folds=True, style="dim"), Heading("first"), Heading("last")]
+    table = FittedTable(f"\n{summary['run_dir']}: done", headings)
+    for row in closing(summary):
+        table.add_row(*row)
     yield table
+
+
+def write_report(run_dir: Path) -> None:
+    from raysft.studies.training import report
+
+    report.write_report(run_dir, closing)
 
 
 TRAIN = Verb(
@@ -192,6 +203,7 @@ TRAIN = Verb(
     done=done,
     interrupted=how_to_resume("the first checkpoint", "from the newest checkpoint"),
     tables=tables,
+    write_report=write_report,
     is_elastic=True,
     can_profile=True,
 )
