@@ -55,16 +55,28 @@ def next_steps(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
     """
     run, steps = shlex.quote(str(run_dir)), []
     if (run_dir / rundir.MODEL).is_dir():
-        asked = [one["instruction"] for one in summary.get("samples", ())]
-        short = [text for text in asked if len(text) <= LONGEST and "\n" not in text]
-        question = shlex.quote((short or [EXAMPLE])[0])
-        steps.append(f"raysft generate {run} {question}")
+        steps.append(f"raysft generate {run} {quoted(question(summary))}")
         if snapshot.checkpoints(run_dir):
             to = shlex.quote(f"{run_dir.resolve().name}-model")
             steps.append(f"raysft export {run} --to {to}")
-    if (run_dir / rundir.REPORT).exists() or (run_dir / rundir.METRICS).exists():
+    there = (run_dir / rundir.REPORT).exists()
+    if not there and (run_dir / rundir.METRICS).exists():
         steps.append(f"raysft report {run}")
     lines = ["next:", *(f"  {step}" for step in steps)] if steps else []
-    if (run_dir / rundir.REPORT).exists():
-        lines.append(f"report: {run_dir / rundir.REPORT}")
+    if there:
+        lines.append(f"to show others: {run_dir / rundir.REPORT}")
     return lines
+
+
+def question(summary: Mapping[str, Any]) -> str:
+    """One that the run was asked itself, if it is short."""
+    asked = [one["instruction"] for one in summary.get("samples", ())]
+    return next((text for text in asked if len(text) <= LONGEST), EXAMPLE)
+
+
+def quoted(text: str) -> str:
+    """For a shell, on one line."""
+    if "\n" not in text:
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{escaped}'"

@@ -181,7 +181,10 @@ def show(run: Run) -> None:
 
 def size_words(folder: Path) -> str:
     size = sum(file.lstat().st_size for file in folder.rglob("*") if file.is_file())
-    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+    for power, unit in ((30, "GiB"), (20, "MiB")):
+        if size >= 2**power:
+            return f"{size / 2**power:,.1f} {unit}"
+    return f"{size / 2**10:,.0f} KiB"
 
 
 def remove(folder: Path) -> None:

@@ -166,11 +166,12 @@ CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 
 def closing(summary: Summary) -> list[tuple[str, str, str]]:
     """Rows of what is known: what it says, the first value, the last one."""
-    rows = []
+    rows: list[tuple[str, str, str]] = []
     for name, key in (("training loss", "train_loss"), ("held-out loss", "eval_loss")):
-        pair = [summary.get(f"{key}_{end}") for end in ("first", "last")]
-        if pair != [None, None]:
-            rows.append((name, *("" if v is None else f"{v:.4f}" for v in pair)))
+        values = [summary.get(f"{key}_{end}") for end in ("first", "last")]
+        first, last = ("" if value is None else f"{value:.4f}" for value in values)
+        if first or last:
+            rows.append((name, first, last))
     for name, key, render in CLOSING_ROWS:
         if summary.get(key) is not None:
             rows.append((name, "", render(summary[key])))

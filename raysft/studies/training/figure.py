@@ -16,7 +16,7 @@ def draw(path: Path, lines: Sequence[Line], title: str, *, max_grad_norm: float)
     """max_grad_norm: what gradients are clipped to; 0 for never."""
     figure = new_figure(11, 6.4, layout=None)
     # By hand, which takes half as long as matplotlib's layouts: a run waits for its figure.
-    figure.subplots_adjust(0.07, 0.09, 0.985, 0.88, wspace=0.17, hspace=0.22)
+    figure.subplots_adjust(0.07, 0.09, 0.985, 0.9, wspace=0.17, hspace=0.22)
     figure.suptitle(title)
     (loss, rate), (norm, tokens) = figure.subplots(2, 2, sharex=True)
     draw_losses(loss, lines)
