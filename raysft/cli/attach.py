@@ -10,7 +10,7 @@ from raysft.carriers import jobs_api, upload
 from raysft.carriers.entrypoint import entrypoint
 from raysft.cli import console, terminal
 from raysft.cli.last_words import finish
-from raysft.cli.runs_table import Run, cells, new_table, row_of
+from raysft.cli.runs_table import Run, cells, new_table, short_name
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs.events import End, Event
@@ -132,5 +132,5 @@ def runs_table(address: str) -> FittedTable:
             status = summary.get("status", "died")
         name, verb = job.metadata[jobs_api.NAME], job.metadata.get(jobs_api.VERB, "")
         run = Run(Path(name), verb, status, jobs_api.submitted(job), summary=summary)
-        table.add_row(*row_of(name, cells(run)))
+        table.add_row(short_name(name), *cells(run))
     return table

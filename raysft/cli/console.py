@@ -49,8 +49,10 @@ class Renderer:
         self.line.see(event)
         match event:
             case events.Status():
-                if not stderr.is_terminal or event.message.startswith("stopping"):
+                if not stderr.is_terminal:
                     stderr.print(f"[dim]{escape(event.message)}[/]", soft_wrap=True)
+                elif event.message.startswith("stopping"):  # tells what a second Ctrl-C does
+                    stderr.print(f"[dim]{escape(event.message)}[/]")
             case events.Mistake():
                 self.told = event.message
                 error(event.message)

@@ -41,7 +41,7 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, separators=(",", ":")))
     elif summary["status"] == "done":
-        print(verb.done(summary), flush=True)
+        terminal.say(verb.done(summary))
     if summary["status"] == "done" and verb.is_a_run:
         for line in next_steps(Path(summary["run_dir"]), summary):
             terminal.stderr.print(line, markup=False, soft_wrap=True)

@@ -16,6 +16,7 @@ SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 BAR = 12  # characters
 PACE_S = 30.0  # how far back the pace is measured
 GAP = "  "
+COUNTED = ("training", "evaluation", "checkpoint")  # phases in which steps are counted
 
 
 class LiveLine:
@@ -70,14 +71,15 @@ class LiveLine:
         """What can be told, by name; in the order in which it stands."""
         since = now - self.since
         found = {"doing": self.doing}
-        if self.total and (self.step or self.noun != "step"):
+        trains = self.phases.name in COUNTED
+        if self.total and ((trains and self.step) or self.noun != "step"):
             found["count"] = f"{self.noun} {self.step:,} of {self.total:,}"
             full = round(BAR * self.step / self.total)
             found["bar"] = "━" * full + "╌" * (BAR - full)
-        if self.newest is not None and self.total:
+        if self.newest is not None and trains:
             since = self.newest.seconds + now - self.arrived
         found["gone"] = duration(since)
-        if self.total and (rates := self.rates()):
+        if self.total and trains and (rates := self.rates()):
             found["left"] = f"{duration((self.total - self.step) / rates[0])} left"
             found["rate"] = f"{short(rates[1])} tokens/s"
         return found

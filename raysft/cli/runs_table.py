@@ -22,7 +22,7 @@ STYLES = {
 }
 STYLES |= {"running": "cyan", "planned": "dim"}
 DIED = "its process has ended without a word: see job.log"
-NAME_WIDTH = 30
+WIDEST_NAME = 40  # characters
 
 
 @dataclass(frozen=True)
@@ -90,11 +90,11 @@ def found_in(storage: Path, *, planned: bool) -> list[Run]:
 def print_runs(found: Sequence[Run], storage: Path) -> None:
     table = new_table()
     for run in found:
-        table.add_row(*row_of(run.folder.name, cells(run)))
+        table.add_row(short_name(run.folder.name), *cells(run))
     terminal.stdout.print(table)
     for run in found:
         if run.reason:
-            line = f"{run.folder.name}: {run.reason}"
+            line = f"{short_name(run.folder.name)}: {run.reason}"
             terminal.stdout.print(line, markup=False, no_wrap=True, overflow="ellipsis")
     terminal.stderr.print(f"[dim]one of them: raysft runs show {storage}/NAME[/]", soft_wrap=True)
 
@@ -118,14 +118,11 @@ def new_table() -> FittedTable:
     )
 
 
-def row(run_dir: Path) -> list[str]:
-    return row_of(run_dir.name, cells(read(run_dir)))
-
-
-def row_of(name: str, others: Sequence[str]) -> list[str]:
-    """A long name without its middle: its end tells it from others."""
-    half = NAME_WIDTH // 2
-    return [name if len(name) <= NAME_WIDTH else f"{name[: half - 1]}…{name[-half:]}", *others]
+def short_name(name: str) -> str:
+    """A long one without its middle: its end tells it from others."""
+    room = min(WIDEST_NAME, terminal.stdout.width // 3)
+    half = room // 2
+    return name if len(name) <= room else f"{name[: room - half - 1]}…{name[-half:]}"
 
 
 def cells(run: Run) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from raysft.cli import terminal
 from raysft.cli.console import Renderer
 from raysft.cli.metrics_table import MetricsTable
-from raysft.cli.runs_table import row, runs_table
+from raysft.cli.runs_table import found_in
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import KINDS, Metrics, from_wire, to_wire
 from raysft.runs.metrics import COLUMNS, METRICS, duration
@@ -79,8 +79,9 @@ def test_a_run_directory_of_the_version_before_is_read(tmp_path: Path) -> None:
     shutil.copytree(BEFORE, run_dir)
     assert rundir.status(run_dir) == "interrupted"
     assert list(snapshot.checkpoints_by_step(run_dir)) == [68]
-    assert row(run_dir)[1:2] == ["train"]
-    assert runs_table(tmp_path).row_count == 1
+    assert [(run.verb, run.status) for run in found_in(tmp_path, planned=False)] == [
+        ("train", "interrupted")
+    ]
 
 
 def test_each_metric_of_a_run_stands_in_the_one_list() -> None:

@@ -21,13 +21,16 @@ def draw(path: Path, lines: Sequence[Line], title: str, *, max_grad_norm: float)
     (loss, rate), (norm, tokens) = figure.subplots(2, 2, sharex=True)
     draw_losses(loss, lines)
     curve(rate, lines, "lr", BLUE)
-    rate.set(title="Learning rate", ylim=(0, None))
+    rate.set_title("Learning rate")
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 3), useMathText=True)
     draw_norms(norm, lines, max_grad_norm)
     curve(tokens, lines, "tokens_per_second", BLUE, "all")
     curve(tokens, lines, "supervised_tokens_per_second", ORANGE, "supervised")
-    tokens.set(title="Tokens a second, all workers", ylim=(0, None))
+    tokens.set_title("Tokens a second, all workers")
     tokens.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    for axes in (rate, norm, tokens):
+        if axes.get_yscale() == "linear":
+            from_zero(axes)
     for axes in (loss, tokens):
         if axes.lines:
             axes.legend(frameon=False)
@@ -50,6 +53,12 @@ def curve(axes: Any, lines: Sequence[Line], key: str, color: str, label: str = "
         axes.plot(*zip(*found, strict=True), style, color=color, ms=3.5, lw=1.4, label=label)
 
 
+def from_zero(axes: Any) -> None:
+    """With room above for the mark of the highest point."""
+    if highest := max((max(line.get_ydata()) for line in axes.lines), default=0):
+        axes.set_ylim(0, 1.06 * highest)
+
+
 def draw_losses(axes: Any, lines: Sequence[Line]) -> None:
     curve(axes, lines, "loss", BLUE, "training")
     curve(axes, lines, "eval_loss", ORANGE, "held out")
@@ -66,8 +75,6 @@ def draw_norms(axes: Any, lines: Sequence[Line], limit: float) -> None:
     if norms and max(norms) > SPIKY * median(norms):
         axes.set_yscale("log")
         words = " (logarithmic)"
-    else:
-        axes.set_ylim(0, None)
     if limit:
         axes.axhline(limit, color=GREY, ls="--", lw=1, label=f"clipped to {limit:g}")
         axes.legend(frameon=False)
