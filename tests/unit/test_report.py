@@ -31,7 +31,8 @@ DATA = next(
 SAMPLE = {"instruction": "Sort | the\n```words```", "reference": "a b", "answer": "b a"}
 FULL = {
     "status": "done", "verb": "train", "steps": 68,
-    "train_loss_first": 6.36, "eval_loss_first": 6.3, "train_loss_last": 0.7, "eval_loss_last": 0.71, "data": DATA | {"findings": [
+    "train_loss_first": 6.36, "eval_loss_first": 6.3, "train_loss_last": 0.7,
+    "eval_loss_last": 0.71, "data": DATA | {"findings": [
         {"name": "x", "records": 12, "message": "answers are cut", "advice": "raise batch.seq_len"}
     ]}, "samples": [SAMPLE], "phases_s": {"starting Ray": 6.0, "training": 18.0},
     "restarts": [{"reason": "a worker died\nat night", "workers": 2, "step": 40, "seconds": 12.5,
