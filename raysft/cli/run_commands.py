@@ -15,6 +15,7 @@ from raysft.cli import terminal
 from raysft.cli.options import AddressOption, JsonOption
 from raysft.errors import UserError
 from raysft.runs import rundir
+from raysft.runs.lock import held
 
 
 class ListByDefault(TyperGroup):
@@ -86,7 +87,8 @@ def remove(
     for folder in folders:
         found = read(folder)
         if found.status == "running":
-            raise UserError(f"{folder} runs: end it first, by Ctrl-C or `raysft stop`")
+            with held(folder, terminal.warning):  # or it is told who writes there
+                pass
         terminal.stderr.print(f"  {folder}: {found.status}, {size_words(folder)}", soft_wrap=True)
     if not yes:
         if not sys.stdin.isatty():
