@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import time
@@ -24,12 +25,16 @@ from raysft.runs import events, rundir, undo
 from raysft.runs.events import Emit, Event, to_wire
 from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
+from raysft.runs.phases import Phases
 from raysft.runs.processes import adopt_orphans, end_children
 from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.identities import ACCEPTED, known_before
 from raysft.verbs.registry import VERBS
 from raysft.verbs.resume import admit
 from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
+from raysft.verbs.verb import Verb
+
+LOGGED_PROGRESS_S = 10.0  # between two events of progress where standard output is a file
 
 
 def main(run_json: str) -> int:
@@ -50,6 +55,8 @@ def main(run_json: str) -> int:
             config, warnings = arrive(run_dir, spec, config)
             emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
             code, summary = run(spec, config, run_dir, warnings, emit)
+            if code != UserError.exit_code:
+                write_report(VERBS[spec["verb"]], run_dir, emit)
     except UserError as error:
         if before:
             undo.remove_empty(before)
@@ -77,11 +84,17 @@ def run(
         signal.signal(signum, signal.default_int_handler)
     adopt_orphans()
     started = time.monotonic()
+    phases = Phases()
+
+    def tell_and_time(event: Event) -> None:
+        phases.see(event)
+        emit(event)
+
     code = 0
     try:
         for warning in warnings:
             emit(events.Warning(warning))
-        summary |= {"status": "done"} | verb.run(config, run_dir, emit)
+        summary |= {"status": "done"} | verb.run(config, run_dir, tell_and_time)
         code = 0 if summary["status"] == "done" else 1
     except BaseException as error:
         code, status, message = explain(error)
@@ -91,11 +104,13 @@ def run(
     with suppress(UserError):  # with what "auto" came to, and what was accepted
         written = rundir.read_json(run_dir / rundir.RUN)
         summary |= {key: written[key] for key in ("config", ACCEPTED) if key in written}
+    phases.begin("ending")
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
     end_children()
     shutil.rmtree(scratch, ignore_errors=True)
     summary["wall_s"] = round(time.monotonic() - started, 2)
+    summary["phases_s"] = phases.so_far()
     for key in ("pid", "host", "scratch"):
         del summary[key]
     with suppress(OSError):  # a full disk is already what the summary tells
@@ -104,6 +119,18 @@ def run(
         else:
             rundir.write_json(file, summary)
     return code, summary
+
+
+def write_report(verb: Verb, run_dir: Path, emit: Emit) -> None:
+    """Of a run that took a step, however it ended. A report that fails is a warning."""
+    if verb.write_report is None or not (run_dir / rundir.METRICS).exists():
+        return
+    try:
+        verb.write_report(run_dir)
+    except Exception as error:
+        with suppress(OSError):
+            traceback.print_exc()
+            emit(events.Warning(f"no {rundir.REPORT}: {type(error).__name__}: {error}"))
 
 
 def arrive(run_dir: Path, spec: dict[str, Any], config: Config) -> tuple[Config, list[str]]:
@@ -193,8 +220,16 @@ def take_stdout(log: Path) -> TextIO:
 
 def fan_out(config: Config, run_dir: Path, stream: TextIO) -> Emit:
     chosen = loggers(config, run_dir)
+    # Into a pipe somebody looks; what is kept in a file, as by a cluster, is to stay short.
+    every_s = 0.0 if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode) else LOGGED_PROGRESS_S
+    last = 0.0
 
     def emit(event: Event) -> None:
+        nonlocal last
+        if isinstance(event, events.Progress):
+            if time.monotonic() - last < every_s:
+                return
+            last = time.monotonic()
         for log in chosen:
             log(event)
         stream.write(json.dumps(to_wire(event)) + "\n")

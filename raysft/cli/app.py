@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from raysft import __version__
-from raysft.cli import cluster_commands, config_commands, terminal
+from raysft.cli import cluster_commands, config_commands, run_commands, terminal
 from raysft.cli.launch import command
 from raysft.cli.options import (
     ConfigArgument,
@@ -51,9 +51,11 @@ def root(
 class SearchByDefault(TyperGroup):
     """`raysft tune CONFIG` searches, though `tune` has other commands too."""
 
+    default = "search"
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if args and args[0] not in (*self.commands, "--help", "-h"):
-            args = ["search", *args]
+            args = [self.default, *args]
         return super().parse_args(ctx, args)
 
 
@@ -90,7 +92,7 @@ def report(results: ResultsArgument) -> None:
     study.write_report(found, file.parent)
     for table in study.tables(found):
         terminal.stdout.print(table)
-    terminal.stdout.print(study.verdict(found), soft_wrap=True, markup=False)
+    terminal.say(study.verdict(found))
 
 
 @bench_app.command("compare")
@@ -253,6 +255,7 @@ def estimate(
 
 cluster_commands.add_to(app)
 config_commands.add_to(app)
+run_commands.add_to(app)
 
 
 if __name__ == "__main__":

@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from rich.table import Table
 
 from raysft.carriers import jobs_api, submitted, upload
 from raysft.carriers.entrypoint import entrypoint
 from raysft.cli import console, terminal
 from raysft.cli.last_words import finish
-from raysft.cli.runs_table import new_table, row_of
+from raysft.cli.runs_table import Run, cells, new_table, short_name
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import provenance
 from raysft.runs.events import End, Event
 from raysft.runs.rundir import RUN
+from raysft.studies.tables import FittedTable
 from raysft.verbs.registry import VERBS
 
 
@@ -119,14 +119,14 @@ def stop(name: str, address: str) -> None:
     finish(last, told="", as_json=False)
 
 
-def runs_table(address: str) -> Table:
+def runs_table(address: str) -> FittedTable:
     """One row for each run that the cluster knows of. Raises UserError when there is none."""
     client = jobs_api.connect(address)
     jobs = jobs_api.runs(client)
     if not jobs:
         raise UserError(f"no run on {address}: `raysft train --address` submits one")
     table = new_table()
-    for job in jobs:
+    for job in sorted(jobs, key=jobs_api.submitted):
         status = job.status.value.lower()
         summary: Mapping[str, Any] = {}
         if job.status.is_terminal():
@@ -134,5 +134,6 @@ def runs_table(address: str) -> Table:
             summary = end.summary if end else {}
             status = summary.get("status", "died")
         name, verb = job.metadata[jobs_api.NAME], job.metadata.get(jobs_api.VERB, "")
-        table.add_row(*row_of(name, verb, status, jobs_api.submitted(job), summary))
+        run = Run(Path(name), verb, status, jobs_api.submitted(job), summary=summary)
+        table.add_row(short_name(name), *cells(run))
     return table

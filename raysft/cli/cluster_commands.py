@@ -1,11 +1,9 @@
 """Commands about runs that are under way or over, here or on a cluster. Light imports only."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from raysft.cli import terminal
 from raysft.cli.options import (
     AddressOption,
     ClusterOption,
@@ -38,24 +36,6 @@ def stop(name: RunArgument, address: ClusterOption = None) -> None:
     attach.stop(*submitted.find(name, address))
 
 
-def runs(
-    storage: Annotated[Path, typer.Argument(help="Where the runs lie.")] = Path("runs"),
-    address: AddressOption = None,
-) -> None:
-    """What ran, and how it ended: in a folder, or on the cluster at --address.
-
-    Example: raysft runs --address http://localhost:8265
-    """
-    if address is not None:
-        from raysft.cli import attach
-
-        terminal.stdout.print(attach.runs_table(address))
-        return
-    from raysft.cli.runs_table import runs_table
-
-    terminal.stdout.print(runs_table(storage))
-
-
 def doctor(
     config: Annotated[
         str, typer.Argument(help="Of the run it is to be ready for; a preset or a TOML file.")
@@ -80,5 +60,5 @@ def doctor(
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (attach, stop, runs, doctor):
+    for command in (attach, stop, doctor):
         app.command()(command)

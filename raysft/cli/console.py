@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.console import Group
 from rich.live import Live
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn
+from rich.markup import escape
 
+from raysft.cli.live_line import LiveLine
+from raysft.cli.metrics_table import MetricsTable
 from raysft.cli.show_events import (
     profile_table,
     show_case,
@@ -20,40 +22,15 @@ from raysft.cli.show_events import (
 from raysft.cli.terminal import error, fact, stderr, warning
 from raysft.runs import events
 from raysft.runs.events import Event
-from raysft.runs.metrics import METRICS
-
-STEP_WIDTH = 6
-COLUMNS = [metric for metric in METRICS if metric.heading]
-
-
-def metrics_heading() -> str:
-    columns = "".join(f"{metric.heading:>{metric.width}}" for metric in COLUMNS)
-    return f"{'step':>{STEP_WIDTH}}{columns}"
-
-
-def metrics_row(event: events.Metrics) -> str:
-    cells = [f"{event.step:>{STEP_WIDTH},}"]
-    for metric in COLUMNS:
-        value = event.values.get(metric.key)
-        cells.append(f"{'' if value is None else metric.words(value):>{metric.width}}")
-    return "".join(cells)
 
 
 class Renderer:
     """Prints what happens; in a terminal, a line below it shows what is under way."""
 
     def __init__(self) -> None:
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TaskProgressColumn(),
-            console=stderr,
-            transient=True,
-        )
-        self.task = self.progress.add_task("starting", total=None)
-        self.live = Live(self.progress, console=stderr, transient=True)
-        self.heading_due = True
+        self.line = LiveLine()
+        self.live = Live(self.line, console=stderr, transient=True, refresh_per_second=8)
+        self.table = MetricsTable()
         self.end: events.End | None = None
         self.told = ""  # the mistake that is on the screen already
         self.trials: dict[int, Mapping[str, Any]] = {}  # of a search
@@ -69,30 +46,32 @@ class Renderer:
             self.live.stop()
 
     def __call__(self, event: Event) -> None:
+        self.line.see(event)
         match event:
             case events.Status():
-                self.say_what_is_done(event.message)
+                if not stderr.is_terminal:
+                    stderr.print(f"[dim]{escape(event.message)}[/]", soft_wrap=True)
+                elif event.message.startswith("stopping"):  # tells what a second Ctrl-C does
+                    stderr.print(f"[dim]{escape(event.message)}[/]")
             case events.Mistake():
                 self.told = event.message
                 error(event.message)
             case events.Warning():
                 warning(event.message)
             case events.Plan():
-                self.progress.update(self.task, total=event.total_steps)
+                self.table.total_steps = event.total_steps
             case events.Chosen():
                 fact("auto", event.message)
             case events.Data():
                 show_data(event.facts)
             case events.Workers():
                 show_workers(event)
-                self.progress.update(self.task, description="training")
-            case events.Started():
-                self.show_start(event.step)
+            case events.Started() if event.step:
+                fact("resumed", f"after step {event.step:,}")
             case events.Metrics():
                 self.show_metrics(event)
             case events.Restart():
                 warning(event.message)
-                self.progress.update(self.task, description="starting workers again")
             case events.Recovered():
                 show_recovery(event)
             case events.Profile():
@@ -104,7 +83,7 @@ class Renderer:
             case events.Search():
                 self.num_trials = event.trials
                 fact("at once", f"{event.at_once} of {event.trials} trials")
-                self.progress.update(self.task, total=event.trials)
+                self.line.count("trial", 0, event.trials, "starting a trial")
             case events.Trial():
                 self.show_trial(event)
             case events.Check():
@@ -113,24 +92,11 @@ class Renderer:
                 self.end = event
                 self.live.stop()
 
-    def say_what_is_done(self, message: str) -> None:
-        self.progress.update(self.task, description=message)
-        if not stderr.is_terminal:
-            stderr.print(f"[dim]{message}[/]")
-
-    def show_start(self, step: int) -> None:
-        if step:
-            fact("resumed", f"after step {step:,}")
-        self.progress.update(self.task, completed=step)
-
     def show_metrics(self, event: events.Metrics) -> None:
-        if self.heading_due:
-            self.heading_due = False
-            stderr.print(f"[bold]{metrics_heading()}[/]", soft_wrap=True)
-        stderr.print(metrics_row(event), soft_wrap=True)
+        for line in self.table.lines(event, stderr.width if stderr.is_terminal else None):
+            stderr.print(line, soft_wrap=True)
         if skipped := event.values.get("skipped_steps"):
             warning(f"fp16 overflowed: {skipped} updates skipped, loss scale lowered")
-        self.progress.update(self.task, completed=event.step)
 
     def show_trial(self, event: events.Trial) -> None:
         """In a terminal a table that changes in its place; elsewhere a line when a trial ends."""
@@ -140,11 +106,11 @@ class Renderer:
         rows = list(self.trials.values())
         running = [row for row in rows if row["status"] == "running"]
         words = ", ".join(f"trial {row['number']}" for row in running)
-        self.progress.update(
-            self.task, completed=len(rows) - len(running), description=words or "starting a trial"
+        self.line.count(
+            "trial", len(rows) - len(running), self.num_trials, words or "starting a trial"
         )
         if stderr.is_terminal:
             table = live_table(rows, self.num_trials, room=stderr.height - 8)
-            self.live.update(Group(table, self.progress))
+            self.live.update(Group(table, self.line))
         elif event.status != "running":
             stderr.print(trial_line(vars(event)), soft_wrap=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raysft.data.preview import Token, View
+from raysft.studies.tables import FittedTable, Heading
 
 # Kind of token -> (mark in the margin, style). The mark tells it without colour.
 KINDS = {
@@ -77,17 +78,14 @@ def print_audit(facts: Mapping[str, Any], console: Console) -> None:
     """The audit as tables; the findings come last, where they are read."""
     for renderable in (counts_table(facts), lengths_table(facts), fit_table(facts)):
         console.print(renderable)
-    console.print(histogram_table(facts["histogram"]))
+    console.print(histogram_table(facts["histogram"], console.width))
     console.print()
 
 
-def new_table(title: str, *columns: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, title=f"\n{title}", title_justify="left", title_style="bold")
-    table.show_edge = False
-    table.add_column(columns[0], style="dim", overflow="fold")
-    for column in columns[1:]:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+def new_table(title: str, *columns: str) -> FittedTable:
+    first, *others = columns
+    headings = [Heading(first, "left", folds=True, style="dim"), *map(Heading, others)]
+    return FittedTable(f"\n{title}", headings)
 
 
 def counts_table(facts: Mapping[str, Any]) -> RenderableType:
@@ -128,9 +126,14 @@ def lengths_table(facts: Mapping[str, Any]) -> RenderableType:
     )
 
 
-def fit_table(facts: Mapping[str, Any]) -> Table:
+def fit_table(facts: Mapping[str, Any]) -> FittedTable:
     table = new_table(
-        "If batch.seq_len were", "tokens", "prompts cut", "responses cut", "padding", "when packed"
+        "If batch.seq_len were",
+        "tokens",
+        "prompts\ncut",
+        "responses\ncut",
+        "padding",
+        "when\npacked",
     )
     for length, at in facts["at"].items():
         here = " (as set)" if int(length) == facts["seq_len"] else ""
@@ -144,19 +147,26 @@ def fit_table(facts: Mapping[str, Any]) -> Table:
     return table
 
 
-def histogram_table(bins: Mapping[str, list[int]]) -> Table:
-    table = new_table("Records by tokens", "up to", "prompt", "response")
-    table.columns[1].justify = table.columns[2].justify = "left"
+def histogram_table(bins: Mapping[str, list[int]], width: int) -> Table:
+    """In so many columns."""
+    table = Table(
+        box=SIMPLE_HEAD, title="\nRecords by tokens", title_justify="left", title_style="bold"
+    )
+    table.show_edge = False
+    for name, style in (("up to", "dim"), ("prompt", ""), ("response", "")):
+        table.add_column(name, style=style, no_wrap=True)
     tallest = max([1, *bins["prompt"], *bins["response"]])
+    room = min(HISTOGRAM_WIDTH, (width - 16) // 2 - len(f" {tallest:,}"))
     for up_to, prompt, response in zip(
         bins["up_to"], bins["prompt"], bins["response"], strict=True
     ):
-        table.add_row(f"{up_to:,}", bar(prompt, tallest, "cyan"), bar(response, tallest, "green"))
+        bars = bar(prompt, tallest, room, "cyan"), bar(response, tallest, room, "green")
+        table.add_row(f"{up_to:,}", *bars)
     return table
 
 
-def bar(count: int, tallest: int, style: str) -> Text:
-    """At least a thin bar wherever there is a record."""
-    eighths = -(-8 * HISTOGRAM_WIDTH * count // tallest)
+def bar(count: int, tallest: int, room: int, style: str) -> Text:
+    """At least a thin bar wherever there is a record; the longest has so many characters."""
+    eighths = -(-8 * room * count // tallest)
     blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return Text.assemble((blocks, style), f" {count:,}" if count else "")

@@ -3,10 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
+
+from raysft.studies.tables import FittedTable, Heading
 
 Facts = Mapping[str, Any]
 SHOWN_WORKERS = (1, 2, 4, 8, 16, 64, 256, 1024)
@@ -25,17 +25,19 @@ def renderables(facts: Facts) -> Iterable[RenderableType]:
         yield Text(line)
 
 
-def new_table(title: str, headings: Sequence[str], caption: str | None = None) -> Table:
-    table = Table(
-        box=SIMPLE_HEAD, title=title, title_justify="left", caption=caption, caption_justify="left"
-    )
-    table.add_column(headings[0])
-    for heading in headings[1:]:
-        table.add_column(heading, justify="right")
-    return table
+def new_table(
+    title: str, headings: Sequence[str], caption: str | None = None, *, going: Sequence[str] = ()
+) -> FittedTable:
+    """going: headings of columns that a narrow terminal does without, the least important first."""
+    order = {heading: number for number, heading in enumerate(going, start=1)}
+    columns = [
+        Heading(heading, "right" if number else "left", order.get(heading, 0), folds=not number)
+        for number, heading in enumerate(headings)
+    ]
+    return FittedTable(title, columns, caption)
 
 
-def parameters_table(facts: Facts) -> Table:
+def parameters_table(facts: Facts) -> FittedTable:
     parts = facts["parameters"]
     total = sum(parts.values())
     table = new_table("Parameters", ["part", "parameters", "share"])
@@ -45,10 +47,10 @@ def parameters_table(facts: Facts) -> Table:
     return table
 
 
-def flops_table(facts: Facts) -> Table:
+def flops_table(facts: Facts) -> FittedTable:
     table = new_table(
         "Forward and backward, MFLOPs a token",
-        ["T", "linear", "attention", "head", "all", "attention", "sequence"],
+        ["T", "linear", "attention", "head", "all", "share of\nattention", "whole\nsequence"],
         "A record of T tokens, all supervised. The last column is a whole sequence to one of 512: "
         "O(T²) alone would make 1,024 cost 4 times as much.",
     )
@@ -82,14 +84,14 @@ LEGEND = (
 )
 
 
-def memory_table(facts: Facts) -> Table:
+def memory_table(facts: Facts) -> FittedTable:
     device = facts["device_memory_gib"]
     headings = ["", *(heading for heading, _ in MEMORY_COLUMNS), "all"]
     table = new_table(
-        f"Memory of a worker at its fullest, GiB; {facts['micro_batch_tokens']:,} tokens in a "
-        "micro-batch",
+        f"Memory of a worker, GiB; {facts['micro_batch_tokens']:,} tokens in a micro-batch",
         [*headings, "fits"] if device else headings,
-        (f"Of {device:.1f} GiB a worker. " if device else "") + LEGEND,
+        "At its fullest" + (f", of {device:.1f} GiB. " if device else ". ") + LEGEND,
+        going=("other", "grads"),
     )
     for row in facts["memory_gib"]:
         values = [sum(row["parts"].get(part, 0.0) for part in parts) for _, parts in MEMORY_COLUMNS]
@@ -104,7 +106,7 @@ def memory_table(facts: Facts) -> Table:
     return table
 
 
-def traffic_table(facts: Facts) -> Table:
+def traffic_table(facts: Facts) -> FittedTable:
     table = new_table("A worker sends in a step, GB", ["", "gradients", "weights", "all"])
     for name, parts in facts["traffic_gb"].items():
         table.add_row(
@@ -115,7 +117,7 @@ def traffic_table(facts: Facts) -> Table:
     return table
 
 
-def scaling_table(facts: Facts, kind: str, title: str) -> Table:
+def scaling_table(facts: Facts, kind: str, title: str) -> FittedTable:
     scaling = facts["scaling"]
     link = scaling["link_gbs"]
     table = new_table(
@@ -126,6 +128,7 @@ def scaling_table(facts: Facts, kind: str, title: str) -> Table:
         + ("" if scaling["memory_gbs"] else ", and so the update")
         + ": a bound that no run reaches. Least: all traffic beside computation; most: none of "
         "it. Speed: sequences a second to those of 1 worker, by the most.",
+        going=("update", "traffic"),
     )
     rows = [row for row in scaling[kind] if row["workers"] in SHOWN_WORKERS]
     for row in rows:

@@ -1,15 +1,21 @@
 """How a run ends for whoever typed its command: tables, a sentence, an exit code."""
 
 import json
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import typer
 
 from raysft.cli import terminal
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.runs import rundir
+from raysft.runs import rundir, snapshot
 from raysft.runs.events import End
 from raysft.verbs.registry import VERBS
+
+LONGEST = 60  # characters of a question that is shown as one to ask
+EXAMPLE = "Say hello."
 
 
 def finish(end: End, *, told: str, as_json: bool) -> None:
@@ -36,5 +42,42 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
     if as_json:
         print(json.dumps(summary, separators=(",", ":")))
     elif summary["status"] == "done":
-        print(verb.done(summary))
+        terminal.say(verb.done(summary))
+    if summary["status"] == "done" and verb.is_a_run:
+        for line in next_steps(Path(summary["run_dir"]), summary):
+            terminal.stderr.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(code)
+
+
+def next_steps(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
+    """What can be done with a run that lies here: commands to be copied, as lines.
+
+    Nothing of one that lies where only a cluster sees it.
+    """
+    run, steps = shlex.quote(str(run_dir)), []
+    if (run_dir / rundir.MODEL).is_dir():
+        steps.append(f"raysft generate {run} {quoted(question(summary))}")
+        if snapshot.checkpoints(run_dir):
+            to = shlex.quote(f"{run_dir.resolve().name}-model")
+            steps.append(f"raysft export {run} --to {to}")
+    there = (run_dir / rundir.REPORT).exists()
+    if not there and (run_dir / rundir.METRICS).exists():
+        steps.append(f"raysft report {run}")
+    lines = ["next:", *(f"  {step}" for step in steps)] if steps else []
+    if there:
+        lines.append(f"to show others: {run_dir / rundir.REPORT}")
+    return lines
+
+
+def question(summary: Mapping[str, Any]) -> str:
+    """One that the run was asked itself, if it is short."""
+    asked = [one["instruction"] for one in summary.get("samples", ())]
+    return next((text for text in asked if len(text) <= LONGEST), EXAMPLE)
+
+
+def quoted(text: str) -> str:
+    """For a shell, on one line."""
+    if "\n" not in text:
+        return shlex.quote(text)
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{escaped}'"

@@ -4,10 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
-from raysft.cli.terminal import fact, findings, stderr, warning
+from raysft.cli.terminal import fact, findings, labelled, stderr, warning
 from raysft.runs import events
 from raysft.runs.metrics import duration
 from raysft.verbs.registry import STUDIES
@@ -61,10 +60,8 @@ def profile_table(event: events.Profile) -> Table:
 def show_sample(event: events.Sample) -> None:
     stderr.print()
     for name, style in (("instruction", "dim"), ("reference", "cyan"), ("answer", "green")):
-        lines = escape(getattr(event, name)).splitlines() or [""]
-        stderr.print(f"  [dim]{name:<12}[/][{style}]{lines[0]}[/]", soft_wrap=True)
-        for line in lines[1:]:
-            stderr.print(f"  {'':<12}[{style}]{line}[/]", soft_wrap=True)
+        for number, line in enumerate(getattr(event, name).splitlines() or [""]):
+            labelled(f"[dim]{'' if number else name:<11}[/]", 11, line, style)
 
 
 def show_case(event: events.Case) -> None:
@@ -73,7 +70,6 @@ def show_case(event: events.Case) -> None:
 
 def show_check(event: events.Check) -> None:
     style = {"pass": "green", "warn": "yellow", "fail": "bold red"}[event.status]
-    head = f"  [{style}]{event.status}[/]  {event.name:<12}  "
-    stderr.print(head + escape(event.found), soft_wrap=True)
+    labelled(f"[{style}]{event.status}[/]  {event.name:<12} ", 19, event.found)
     if event.advice:
-        stderr.print(f"{'':<22}[dim]what to do: {escape(event.advice)}[/]", soft_wrap=True)
+        labelled(" " * 19, 19, f"what to do: {event.advice}", "dim")

@@ -1,6 +1,7 @@
 """The two consoles, and the forms of line that everything printed takes."""
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import Any
 
 from rich.console import Console
@@ -29,5 +30,26 @@ def findings(rows: Sequence[Mapping[str, Any]]) -> None:
         warning(f"{row['records']:,} {noun} {row['message']}. What to do: {row['advice']}.")
 
 
-def fact(name: str, value: str) -> None:
-    stderr.print(f"  [dim]{name:<14}[/] {escape(value)}", soft_wrap=True)
+def say(text: str) -> None:
+    """To standard output: whole where it is read by a program, at words in a terminal."""
+    stdout.print(text, soft_wrap=not stdout.is_terminal, markup=False)
+
+
+def fact(name: str, value: str, console: Console = stderr) -> None:
+    labelled(f"[dim]{name:<14}[/]", 14, value, console=console)
+
+
+def labelled(
+    label: str, label_width: int, value: str, style: str = "default", console: Console = stderr
+) -> None:
+    """A label, of so many characters without its markup, and beside it a text.
+
+    Whole in a log; in a terminal broken at words, below each other.
+    """
+    lines = [value]
+    if console.is_terminal:
+        room = max(20, console.width - label_width - 3)
+        lines = wrap(value, room, break_long_words=False, break_on_hyphens=False) or [""]
+    for number, line in enumerate(lines):
+        head = f"{label} " if number == 0 else " " * (label_width + 1)
+        console.print(f"  {head}[{style}]{escape(line)}[/]", soft_wrap=True)

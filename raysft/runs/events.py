@@ -84,6 +84,19 @@ class FirstStep:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where the workers are, a few times a second, for whoever watches; no file keeps it.
+
+    Told without a look at the device: on a GPU the step is the last one given to it.
+    """
+
+    step: int
+    tokens: int  # seen so far, by all workers, without padding
+    seconds: float  # since these workers began to train
+    doing: str  # the phase that they are in: see runs.phases
+
+
+@dataclass(frozen=True)
 class Metrics:
     """A line of metrics.jsonl: values under the keys of runs.metrics, reduced over all workers."""
 
@@ -183,8 +196,8 @@ class End:
 
 Event = (
     Status | Mistake | Warning | Plan | Chosen | Data | Placed | Workers | Started | FirstStep
-    | Metrics | Checkpoint | Restart | Recovered | Profile | Sample | Case | Search | Trial | Check
-    | End
+    | Progress | Metrics | Checkpoint | Restart | Recovered | Profile | Sample | Case | Search
+    | Trial | Check | End
 )  # fmt: skip
 Emit = Callable[[Event], None]
 
@@ -192,7 +205,8 @@ KINDS: dict[str, type[Any]] = {
     "status": Status, "mistake": Mistake, "warning": Warning, "plan": Plan, "chosen": Chosen,
     "data": Data,
     "placed": Placed, "workers": Workers, "started": Started, "first_step": FirstStep,
-    "metrics": Metrics, "checkpoint": Checkpoint, "restart": Restart, "recovered": Recovered,
+    "progress": Progress, "metrics": Metrics, "checkpoint": Checkpoint, "restart": Restart,
+    "recovered": Recovered,
     "profile": Profile, "sample": Sample, "case": Case, "search": Search, "trial": Trial,
     "check": Check, "end": End,
 }  # fmt: skip

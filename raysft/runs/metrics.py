@@ -1,5 +1,6 @@
 """Every number of metrics.jsonl, once: what it means, and how the console shows it."""
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 
@@ -8,31 +9,59 @@ class Metric(NamedTuple):
     meaning: str
     unit: str = ""
     heading: str = ""  # of its column on the console; without one it has none
-    width: int = 0  # of that column, characters
+    width: int = 0  # of that column, characters, with a blank before it
     form: str = ""  # a format specification, or "duration"
     is_scalar: bool = True  # false: of use only to who watches
+    goes: int = 0  # the order in which columns are left out of a narrow terminal; 0: it stays
 
     def words(self, value: float) -> str:
-        return duration(value) if self.form == "duration" else format(value, self.form)
+        """As exactly as its column has room for; never cut."""
+        room = self.width - 1
+        return next((text for text in forms(value, self.form) if len(text) <= room), f"{value:.0e}")
+
+
+def forms(value: float, form: str) -> Iterator[str]:
+    """A number in words, shorter and shorter."""
+    if form == "duration":
+        yield duration(value)
+        return
+    yield format(value, form)
+    if "," in form:
+        yield short(value)
+    yield from (format(value, spec) for spec in (".2f", ".1f", ".0f", ".1e"))
 
 
 def duration(seconds: float) -> str:
-    """3:07, or 1:03:07 from an hour on."""
+    """3:07, 1:03:07 from an hour on, 4d 03h from a hundred hours on."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    if hours >= 100:
+        return f"{hours // 24}d {hours % 24:02}h"
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def short(value: float) -> str:
+    """12,345, or 1.23M from a million on, 1.23G from a thousand of those on."""
+    for size, letter in ((1e9, "G"), (1e6, "M")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:,.0f}"
 
 
 # In the order of the columns.
 METRICS = (
     Metric("loss", "training loss since the last line", "nats a token", "loss", 8, ".4f"),
     Metric("eval_loss", "held-out loss of the answers", "nats a token", "held-out", 9, ".4f"),
-    Metric("lr", "learning rate", "", "rate", 9, ".2e"),
-    Metric("grad_norm", "of the last gradient, before clipping", "", "grad norm", 10, ".3f"),
+    Metric("lr", "learning rate", "", "rate", 9, ".2e", goes=5),
+    Metric(
+        "grad_norm", "of the last gradient, before clipping", "", "grad norm", 10, ".3f", goes=4
+    ),
     Metric("tokens_per_second", "without padding", "tokens/s", "tokens/s", 9, ",.0f"),
-    Metric("supervised_tokens_per_second", "those trained", "tokens/s", "superv./s", 10, ",.0f"),
-    Metric("peak_memory_gib", "most that a worker ever held", "GiB", "GiB", 6, ".2f"),
-    Metric("time_left_s", "at this pace", "s", "left", 8, "duration", is_scalar=False),
+    Metric(
+        "supervised_tokens_per_second", "those trained", "tokens/s", "superv./s", 10, ",.0f", goes=1
+    ),
+    Metric("peak_memory_gib", "most that a worker ever held", "GiB", "GiB", 7, ".2f", goes=2),
+    Metric("time_left_s", "at this pace", "s", "left", 9, "duration", is_scalar=False, goes=3),
     Metric("eval_instruction_loss", "held-out loss of the prompts, never trained", "nats a token"),
     Metric("clipped_steps", "steps clipped since the last line", "steps"),
     Metric("skipped_steps", "updates skipped because fp16 overflowed", "steps"),
@@ -40,3 +69,15 @@ METRICS = (
     Metric("reserved_memory_gib", "of a GPU, with what PyTorch kept in reserve", "GiB"),
     Metric("step_time_s", "median since the last line", "s"),
 )
+COLUMNS = tuple(metric for metric in METRICS if metric.heading)
+
+
+def columns_for(width: int | None, step_width: int) -> Sequence[Metric]:
+    """Those that fit beside the step into so many characters; all where the width is None."""
+    shown = list(COLUMNS)
+    going = sorted((metric for metric in COLUMNS if metric.goes), key=lambda m: m.goes)
+    for metric in going:
+        if width is None or step_width + sum(m.width for m in shown) <= width:
+            break
+        shown.remove(metric)
+    return shown

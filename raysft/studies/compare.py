@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from raysft.errors import UserError
 from raysft.studies.study import Point, Results, Study
+from raysft.studies.tables import FittedTable, Heading
 
 
 class Pair(NamedTuple):
@@ -61,12 +60,12 @@ def differences(a: Any, b: Any, prefix: str = "") -> list[str]:
     return [] if a == b else [f"{prefix.rstrip('.')}: {a!r} and {b!r}"]
 
 
-def comparison_table(found: list[Pair], tolerance: float) -> Table:
-    table = Table(box=SIMPLE_HEAD)
+def comparison_table(found: list[Pair], tolerance: float) -> FittedTable:
     names = list(found[0].a.figures)
-    headings = [heading for name in names for heading in (f"A {name}", f"B {name}", "B/A")]
-    for heading in ("case", *headings, ""):
-        table.add_column(heading, justify="right")
+    headings = [Heading("case", "left", folds=True)]
+    for name in names:
+        headings += [Heading(f"A {name}"), Heading(f"B {name}"), Heading("B/A")]
+    table = FittedTable(None, [*headings, Heading("", "left", folds=True)])
     for pair in found:
         worse = pair.worse(tolerance)
         table.add_row(

@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raysft.runs import events
 from raysft.runs.events import Checkpoint, Emit, Event
+
+TICK_S = 0.5  # how often the driver is told of the step, at most
 
 
 class Request(IntEnum):
@@ -84,6 +88,23 @@ def post(mailbox: Any) -> Emit:
         ray.get(mailbox.put.remote(event))
 
     return put
+
+
+class Ticker:
+    """Tells the driver of every step, or as many as it can use; nothing waits for that."""
+
+    def __init__(self, mailbox: Any) -> None:
+        self.mailbox = mailbox
+        self.began = time.monotonic()
+        self.last = 0.0
+        self.doing = ""
+
+    def __call__(self, step: int, tokens: int, doing: str = "training") -> None:
+        """doing: the phase that begins or goes on; a new one is told at once."""
+        now = time.monotonic()
+        if doing != self.doing or now - self.last >= TICK_S:
+            self.doing, self.last = doing, now
+            self.mailbox.put.remote(events.Progress(step, tokens, now - self.began, doing))
 
 
 class Requests:

@@ -27,7 +27,7 @@ from raysft.train.clock import StepClock
 from raysft.train.engine import start_engine
 from raysft.train.export import export
 from raysft.train.hardware_peak import measure_peak
-from raysft.train.mailbox import Request, post
+from raysft.train.mailbox import Request, Ticker, post
 from raysft.train.memory import keep_freed_memory
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.model_fault import told_of_the_model
@@ -84,6 +84,7 @@ def train_worker(
     request = RequestFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
+    tick = Ticker(mailbox) if rank == 0 else lambda *_: None
     clock.start()
     for data in waiting_for("data", reads.steps(progress.step, last, engine.device)):
         request.ask(progress.step + 1)
@@ -116,11 +117,13 @@ def train_worker(
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window()
         if due(step, config.eval.every_steps, last=last):
+            tick(step, progress.tokens_seen, "evaluation")
             with phase("evaluation"):
                 line |= evaluate_into(progress, objective, engine, reads)
         if line:
             emit(events.Metrics(step, line))
         if saves:
+            tick(step, progress.tokens_seen, "checkpoint")
             with phase("checkpoint"):
                 saver.save(progress, reads.probe)
             request.granted()
@@ -128,13 +131,18 @@ def train_worker(
             emit(events.Profile(steps_to_profile, rows))
         if asked == Request.STOP:
             return {"interrupted": True}
+        tick(step, progress.tokens_seen)
         clock.start()
 
     totals = progress.totals() | clock.summary() | saver.summary()
     if job.exports:
+        tick(progress.step, progress.tokens_seen, "export")
         folder = job.run_dir / rundir.MODEL
         totals["export_logit_difference"] = export(engine, job.tokenizer, folder, reads.probe)
-    return totals | utilisation(config, engine, clock)
+    tick(progress.step, progress.tokens_seen, "measuring the peak")
+    totals |= utilisation(config, engine, clock)
+    tick(progress.step, progress.tokens_seen, "ending the workers")
+    return totals
 
 
 def watch_norm(

@@ -37,10 +37,15 @@ def beside_ray(config: "Config", emit: Emit, read: Callable[[Callable[[], None]]
 
     def read_or_tell(ray_is_there: Callable[[], None]) -> T:
         try:
-            return read(ray_is_there)
+            found = read(ray_is_there)
         except UserError as error:
             emit(events.Mistake(str(error)))
             raise
+        import ray
+
+        if not ray.is_initialized():
+            emit(events.Status("waiting for Ray"))
+        return found
 
     if EMBEDDED:  # the workers run here
         require_resources(config, [local_resources(config)])

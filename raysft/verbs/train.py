@@ -4,12 +4,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table
-
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import Emit, Event
 from raysft.runs.metrics import duration
+from raysft.studies.tables import FittedTable, Heading
 from raysft.train.checkpoint import repair
 from raysft.verbs import plan
 from raysft.verbs.identities import movable
@@ -75,12 +73,15 @@ def run(
     emit(events.Status("starting workers"))
     observed: dict[str, Any] = {}
     last: dict[str, Any] = {}
+    samples: list[dict[str, Any]] = []
 
     def keep(event: Event) -> None:
         if isinstance(event, events.Workers):
             observed.update(vars(event))
         if isinstance(event, events.Metrics) and "loss" in event.values:
             last.update(event.values)
+        if isinstance(event, events.Sample):
+            samples.append(dict(vars(event)))
         emit(event)
 
     result = fit(
@@ -89,7 +90,7 @@ def run(
     )  # fmt: skip
     shut_down_ray()
     emit(events.Status("writing answers to held-out records"))
-    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)
+    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, keep)
     steps = result.totals.pop("step")
     return {
         "model_dir": str(run_dir / rundir.MODEL),
@@ -103,6 +104,7 @@ def run(
         "peak_memory_gib": last.get("peak_memory_gib"),
         "reserved_memory_gib": last.get("reserved_memory_gib"),
         **answers,
+        "samples": samples,
         "data": facts,
         "workers": observed,
     }
@@ -162,20 +164,34 @@ CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
 )
 
 
-def tables(summary: Summary, results: Results | None) -> Iterable[Table]:  # noqa: ARG001
-    if summary["status"] != "done":
-        return
-    table = Table(box=SIMPLE_HEAD, title=f"{summary['run_dir']}: done", title_justify="left")
-    table.add_column("", style="dim")
-    table.add_column("first", justify="right")
-    table.add_column("last", justify="right")
+def closing(summary: Summary) -> list[tuple[str, str, str]]:
+    """Rows of what is known: what it says, the first value, the last one."""
+    rows: list[tuple[str, str, str]] = []
     for name, key in (("training loss", "train_loss"), ("held-out loss", "eval_loss")):
-        first, last = summary[f"{key}_first"], summary[f"{key}_last"]
-        table.add_row(name, *("" if v is None else f"{v:.4f}" for v in (first, last)))
+        values = [summary.get(f"{key}_{end}") for end in ("first", "last")]
+        first, last = ("" if value is None else f"{value:.4f}" for value in values)
+        if first or last:
+            rows.append((name, first, last))
     for name, key, render in CLOSING_ROWS:
         if summary.get(key) is not None:
-            table.add_row(name, "", render(summary[key]))
+            rows.append((name, "", render(summary[key])))
+    return rows
+
+
+def tables(summary: Summary, results: Results | None) -> Iterable[FittedTable]:  # noqa: ARG001
+    if summary["status"] != "done":
+        return
+    headings = [Heading("", "left", folds=True, style="dim"), Heading("first"), Heading("last")]
+    table = FittedTable(f"\n{summary['run_dir']}: done", headings)
+    for row in closing(summary):
+        table.add_row(*row)
     yield table
+
+
+def write_report(run_dir: Path) -> None:
+    from raysft.studies.training import report
+
+    report.write_report(run_dir, closing)
 
 
 TRAIN = Verb(
@@ -189,6 +205,7 @@ TRAIN = Verb(
     done=done,
     interrupted=how_to_resume("the first checkpoint", "from the newest checkpoint"),
     tables=tables,
+    write_report=write_report,
     is_elastic=True,
     can_profile=True,
 )

@@ -37,6 +37,8 @@ class Verb:
     # The config whose inputs are read, and whether its data is among them.
     inputs: Callable[["Config"], tuple["Config", bool]] = lambda config: (config, True)
     study: Study | None = None  # whose results.json it leaves
+    # report.md of a run directory, of whatever it holds; a study writes its own when it has ended.
+    write_report: Callable[[Path], None] | None = None
     is_elastic: bool = False  # takes scaling.workers = [min, max]
     can_profile: bool = False
     is_a_run: bool = True  # false: it leaves no folder, and has a command of its own

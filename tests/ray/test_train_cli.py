@@ -66,6 +66,27 @@ def test_the_summary_has_every_field(short_run: Outcome, folder: Path) -> None:
     assert summary["workers"]["observed"]["versions"]["deepspeed"]
 
 
+def test_phases_sum_to_the_wall_time(short_run: Outcome) -> None:
+    phases = short_run.summary["phases_s"]
+    assert sum(phases.values()) == pytest.approx(short_run.summary["wall_s"], abs=1.0)
+    expected = {"starting workers", "first evaluation", "training", "evaluation", "checkpoint"}
+    assert phases.keys() >= expected | {"export", "writing answers to held-out records"}
+
+
+def test_it_ends_with_a_report_and_what_to_do_next(short_run: Outcome, folder: Path) -> None:
+    report = (folder / "runs/short/report.md").read_text()
+    assert report.startswith("# short: done\n\n![")
+    assert "answer:" in report
+    assert "| checkpoint |" in report
+    assert (folder / "runs/short/report.png").stat().st_size > 20_000
+    last = short_run.stderr.partition("next:\n")[2].splitlines()
+    assert last[0].startswith("  raysft generate runs/short ")
+    assert last[1:] == [
+        "  raysft export runs/short --to short-model",
+        "to show others: runs/short/report.md",
+    ]
+
+
 def test_counted_tokens_are_those_of_the_records(short_run: Outcome) -> None:
     """20 steps of 64 records from one epoch: the tokens of 1,280 different records."""
     import numpy as np

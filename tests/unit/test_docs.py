@@ -24,8 +24,8 @@ def resolved(words: list[str]) -> tuple[Any, list[str]]:
     """The command that a line names, and its arguments."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
-        if words[0] not in command.commands:  # `raysft tune CONFIG`
-            words = ["search", *words]
+        if not words or words[0] not in command.commands:  # `raysft tune CONFIG`, `raysft runs`
+            words = [command.default, *words]
         command, words = command.commands[words[0]], words[1:]
     return command, words
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from raysft.cli import terminal
-from raysft.cli.console import COLUMNS, Renderer, metrics_row
-from raysft.cli.runs_table import row, runs_table
+from raysft.cli.console import Renderer
+from raysft.cli.metrics_table import MetricsTable
+from raysft.cli.runs_table import found_in
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import KINDS, Metrics, from_wire, to_wire
-from raysft.runs.metrics import METRICS, duration
+from raysft.runs.metrics import COLUMNS, METRICS, duration
 from raysft.verbs.registry import VERBS
 
 # Of `raysft train gpt2-tiny-cpu`, interrupted after a checkpoint: what its job wrote to standard
@@ -78,8 +79,9 @@ def test_a_run_directory_of_the_version_before_is_read(tmp_path: Path) -> None:
     shutil.copytree(BEFORE, run_dir)
     assert rundir.status(run_dir) == "interrupted"
     assert list(snapshot.checkpoints_by_step(run_dir)) == [68]
-    assert row(run_dir)[1:2] == ["train"]
-    assert runs_table(tmp_path).row_count == 1
+    assert [(run.verb, run.status) for run in found_in(tmp_path, planned=False)] == [
+        ("train", "interrupted")
+    ]
 
 
 def test_each_metric_of_a_run_stands_in_the_one_list() -> None:
@@ -93,7 +95,9 @@ def test_each_metric_of_a_run_stands_in_the_one_list() -> None:
 
 def test_a_row_of_the_console_by_hand() -> None:
     assert [metric.heading for metric in COLUMNS][:2] == ["loss", "held-out"]
-    row = metrics_row(Metrics(1200, {"loss": 1.23456, "time_left_s": 3725.0, "lr": None}))
+    metrics = Metrics(1200, {"loss": 1.23456, "time_left_s": 3725.0, "lr": None})
+    heading, row = MetricsTable().lines(metrics, None)
+    assert heading.startswith("[bold]  step    loss held-out")
     assert row.startswith(" 1,200  1.2346 ")
     assert row.endswith("1:02:05")
     assert (duration(59.6), duration(61), duration(3600)) == ("1:00", "1:01", "1:00:00")

@@ -8,7 +8,7 @@ import torch
 
 from raysft import job
 from raysft.carriers.local import remove_scratch
-from raysft.cli.runs_table import row
+from raysft.cli.runs_table import read as read_folder
 from raysft.config.load import load_config
 from raysft.data.loader import StepData
 from raysft.errors import UserError
@@ -215,7 +215,7 @@ def test_a_damaged_run_json_is_told_by_whoever_reads_it(tmp_path: Path, content:
         assert f"{file} is damaged" in str(told.value)
         assert DAMAGED[content] in str(told.value)
     assert chosen_before(file.parent) == {}
-    assert row(file.parent)[2] == "[red]run.json is damaged[/]"
+    assert read_folder(file.parent).reason == "run.json is damaged"
     assert job.main(str(file)) == 2
 
 
@@ -223,9 +223,9 @@ def test_a_damaged_run_json_is_told_by_whoever_reads_it(tmp_path: Path, content:
 def test_a_damaged_summary_is_named_in_the_table(tmp_path: Path, content: str) -> None:
     spec = {"verb": "train", "config": {"model": {}}, "stamp": {"utc": "2026-01-01T00:00:00"}}
     rundir.write_json(tmp_path / rundir.RUN, spec)
-    assert row(tmp_path)[2] == "[default]planned[/]"
+    assert read_folder(tmp_path).status == "planned"
     (tmp_path / rundir.SUMMARY).write_text(content)
-    assert row(tmp_path)[2] == "[red]summary.json is damaged[/]"
+    assert read_folder(tmp_path).reason == "summary.json is damaged"
     remove_scratch(tmp_path)
 
 

@@ -6,15 +6,19 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from raysft.estimate.devices import device_of
 from raysft.runs import rundir
 from raysft.studies.hardware import machine_facts
 from raysft.studies.seq_len.figure import draw
 from raysft.studies.seq_len.rows import Row, row_of, rows_of
 from raysft.studies.study import Point, Results, Study
-from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+from raysft.studies.tables import (
+    Column,
+    FittedTable,
+    how_it_was_measured,
+    markdown_table,
+    terminal_table,
+)
 
 PLOT = "seq-len.png"
 TITLES = {
@@ -36,13 +40,13 @@ COLUMNS = (
     Column("T", attrgetter("seq_len"), ",d"),
     Column("seqs", attrgetter("sequences"), ",d"),
     Column("p50 s", step_p50, ".2f"),
-    Column("p95 s", attrgetter("step_p95_s"), ".2f"),
+    Column("p95 s", attrgetter("step_p95_s"), ".2f", goes=4),
     Column("tok/s", attrgetter("tokens_per_second"), ",.0f"),
-    Column("sup/s", attrgetter("supervised_tokens_per_second"), ",.0f"),
-    Column("GF/s", giga_flops, ",.0f"),
+    Column("sup/s", attrgetter("supervised_tokens_per_second"), ",.0f", goes=2),
+    Column("GF/s", giga_flops, ",.0f", goes=1),
     Column("MFU", attrgetter("mfu"), ".0%"),
     Column("GiB", attrgetter("memory_gib"), ".2f"),
-    Column("pred.", attrgetter("predicted_memory_gib"), ".2f"),
+    Column("pred.", attrgetter("predicted_memory_gib"), ".2f", goes=3),
     Column("ratio", attrgetter("ratio"), ".2f"),
     Column("pred.", attrgetter("predicted_ratio"), ".2f"),
 )
@@ -76,12 +80,12 @@ def verdict(results: Results) -> str:
     return words + "."
 
 
-def terminal_tables(results: Results) -> list[Table]:
+def terminal_tables(results: Results) -> list[FittedTable]:
     def style(row: Row) -> str:
         return "" if row.status == "done" else "yellow"
 
     return [
-        terminal_table(title, COLUMNS, rows_of(results, name), style, padding=(0, 1, 0, 0))
+        terminal_table(title, COLUMNS, rows_of(results, name), style)
         for name, title in TITLES.items()
     ]
 

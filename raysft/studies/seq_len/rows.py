@@ -20,7 +20,7 @@ class Row(NamedTuple):
     memory_gib: float | None  # of the largest worker, its peak
     predicted_memory_gib: float | None
     flops_per_second: float | None
-    mfu: float | None  # of the measured peak
+    mfu: float | None  # of the measured peak, one for all rows: see peak_of
     # To the shortest length, of the median time and of FLOPs: of a step where steps have equal
     # sequences, of a token where they have equal tokens, because whole sequences are seldom equal.
     ratio: float | None
@@ -30,6 +30,7 @@ class Row(NamedTuple):
 def rows_of(results: Results, table: str) -> list[Row]:
     """The cases of one table, shortest first."""
     listed = [case for case in results["cases"] if table in case["tables"]]
+    peak = peak_of(results)
     rows = []
     for case in listed:
         row = row_of(case)
@@ -37,16 +38,24 @@ def rows_of(results: Results, table: str) -> list[Row]:
         flops = quotient(total_flops(case), total_flops(listed[0]))
         time = quotient(row.step_p50_s, median(listed[0]["step_times_s"]))
         rows.append(
-            row._replace(ratio=quotient(time, scale), predicted_ratio=quotient(flops, scale))
+            row._replace(
+                ratio=quotient(time, scale),
+                predicted_ratio=quotient(flops, scale),
+                mfu=quotient(row.flops_per_second, peak),
+            )
         )
     return rows
 
 
+def peak_of(results: Results) -> float | None:
+    """FLOPs a second: the one that all rates are set against, the median over the cases."""
+    return median([case["peak"]["flops_per_second"] for case in results["cases"] if case["peak"]])
+
+
 def row_of(case: Mapping[str, Any]) -> Row:
-    """Without the ratios."""
+    """Without what takes other cases: the ratios and the share of the peak."""
     p50, flops = median(case["step_times_s"]), total_flops(case)
     rate = quotient(flops, p50)
-    peak = case["peak"]
     predicted = case["predicted"]
     return Row(
         seq_len=case["seq_len"],
@@ -59,7 +68,7 @@ def row_of(case: Mapping[str, Any]) -> Row:
         memory_gib=case["peak_memory_gib"],
         predicted_memory_gib=sum(predicted["memory_gib"].values()) if predicted else None,
         flops_per_second=rate,
-        mfu=rate / peak["flops_per_second"] if rate and peak else None,
+        mfu=None,
         ratio=None,
         predicted_ratio=None,
     )

@@ -5,7 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysft.studies.figures import BLUE, GREY, ORANGE, RED, new_figure, save
+from raysft.studies.figures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    RED,
+    loss_axis,
+    new_figure,
+    save,
+    step_axis,
+)
 from raysft.studies.tune.tables import headings, value_text
 from raysft.studies.tune.trials import Trial, best_of
 
@@ -42,6 +51,10 @@ def ceiling(trials: Sequence[Trial]) -> float:
     return 1.25 * max((trial.curve[0][1] for trial in trials if trial.curve), default=1.0)
 
 
+def losses_of(trials: Sequence[Trial]) -> list[float]:
+    return [loss for trial in trials for _, loss in trial.curve]
+
+
 def draw_curves(axes: Any, trials: Sequence[Trial]) -> None:
     best, top = best_of(trials), ceiling(trials)
     for trial in trials:
@@ -54,7 +67,7 @@ def draw_curves(axes: Any, trials: Sequence[Trial]) -> None:
         color = COLORS.get(trial.status, STOPPED)
         axes.plot(steps, losses, color=color, lw=1, alpha=0.6)
         mark = "x" if trial.status == "diverged" else "."
-        axes.plot(steps[-1:], losses[-1:], mark, color=color, ms=6, clip_on=False, zorder=3)
+        axes.plot(steps[-1:], losses[-1:], mark, color=color, ms=6, zorder=3)
     if best is not None:
         label = f"best: trial {best.number}, {best.eval_loss:.4f}"
         axes.plot(*zip(*best.curve, strict=True), "-o", color=BEST, lw=2, ms=4, label=label)
@@ -65,22 +78,18 @@ def draw_curves(axes: Any, trials: Sequence[Trial]) -> None:
         title=f"Held-out loss of {len(trials)} trials", xlabel="optimizer step",
         ylabel="held-out loss, nats a token",
     )  # fmt: skip
-    loss_axis(axes.yaxis, axes.set_yscale, trials)
-    axes.set_ylim(top=top)
+    loss_axis(axes.yaxis, axes.set_yscale, losses_of(trials))
+    room_above(axes, top)
+    step_axis(axes)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
 
 
-def loss_axis(axis: Any, set_scale: Any, trials: Sequence[Trial]) -> None:
-    """Logarithmic where losses span more than a factor of five, with plain numbers at its ticks."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
-
-    losses = [loss for trial in trials for _, loss in trial.curve if loss > 0]
-    if losses and max(losses) > 5 * min(losses):
-        set_scale("log")
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(FuncFormatter(lambda *_: ""))
+def room_above(axes: Any, top: float) -> None:
+    """So that what stands at the top lies within the axes as a whole."""
+    low = axes.get_ylim()[0]
+    log = axes.get_yscale() == "log"
+    axes.set_ylim(top=top * (top / low) ** 0.06 if log else top + 0.06 * (top - low))
 
 
 def draw_setting(axes: Any, key: str, domain: "Domain", trials: Sequence[Trial]) -> None:
@@ -95,12 +104,13 @@ def draw_setting(axes: Any, key: str, domain: "Domain", trials: Sequence[Trial])
             continue
         mark = "x" if trial.status == "diverged" else "o"
         color = COLORS.get(trial.status, STOPPED)
-        axes.plot(place, min(loss, top), mark, color=color, ms=6, alpha=0.8, clip_on=False)
+        axes.plot(place, min(loss, top), mark, color=color, ms=6, alpha=0.8)
     ticks = tick_values(domain)
     axes.set_xticks([position(domain, value) for value in ticks])
+    axes.margins(x=0.06)
     axes.set_xticklabels([value_text(value) for value in ticks])
-    loss_axis(axes.yaxis, axes.set_yscale, trials)
-    axes.set_ylim(top=top)
+    loss_axis(axes.yaxis, axes.set_yscale, losses_of(trials))
+    room_above(axes, top)
     axes.grid(alpha=0.3)
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
-from raysft.studies.tables import Column, terminal_table
+from raysft.studies.tables import Column, FittedTable, terminal_table
 
 STYLES = {
     "done": "green",
@@ -26,15 +24,15 @@ def of(key: str) -> Callable[[Row], Any]:
 MEASURED = (
     Column("held-out loss", of("eval_loss"), ".4f"),
     Column("step", of("step"), ","),
-    Column("steps clipped", of("clipped_share"), ".0%"),
-    Column("loss spike", of("loss_spike"), ".2f"),
-    Column("norm p50", of("grad_norm_p50"), ".3g"),
-    Column("norm p99", of("grad_norm_p99"), ".3g"),
+    Column("steps clipped", of("clipped_share"), ".0%", goes=3),
+    Column("loss spike", of("loss_spike"), ".2f", goes=4),
+    Column("norm p50", of("grad_norm_p50"), ".3g", goes=1),
+    Column("norm p99", of("grad_norm_p99"), ".3g", goes=2),
 )
 LIVE = (
     Column("step", of("step"), ","),
-    Column("of", of("total_steps"), ","),
-    Column("training loss", of("loss"), ".4f"),
+    Column("of", of("total_steps"), ",", goes=1),
+    Column("training loss", of("loss"), ".4f", goes=2),
     Column("held-out loss", of("eval_loss"), ".4f"),
 )
 
@@ -43,7 +41,8 @@ def columns(keys: Iterable[str], measured: Sequence[Column]) -> list[Column]:
     """Number and status, a column for each setting, and what was measured."""
     keys = list(keys)
     settings = [
-        Column(heading, setting(key)) for key, heading in zip(keys, headings(keys), strict=True)
+        Column(heading, setting(key), goes=len(measured) + len(keys) - place)
+        for place, (key, heading) in enumerate(zip(keys, headings(keys), strict=True))
     ]
     number, status = Column("trial", of("number")), Column("status", of("status"), justify="left")
     return [number, status, *settings, *measured]
@@ -66,15 +65,13 @@ def value_text(value: Any) -> str:
 
 def trials_table(
     title: str, rows: Sequence[Row], keys: Sequence[str], measured: Sequence[Column]
-) -> Table:
+) -> FittedTable:
     """Narrow: headings are broken at their words."""
     shown = [
         column._replace(heading=column.heading.replace("_", "\n").replace(" ", "\n"))
         for column in columns(keys, measured)
     ]
-    return terminal_table(
-        title, shown, rows, lambda row: STYLES.get(row["status"], "default"), padding=0
-    )
+    return terminal_table(title, shown, rows, lambda row: STYLES.get(row["status"], "default"))
 
 
 def trial_line(row: Row) -> str:
@@ -86,7 +83,7 @@ def trial_line(row: Row) -> str:
     return f"  {words}; {settings}{error}"
 
 
-def live_table(rows: Sequence[Row], total: int, room: int) -> Table:
+def live_table(rows: Sequence[Row], total: int, room: int) -> FittedTable:
     """What runs, what ended, and the best so far; of many, the last that fit into `room` lines."""
     ended = [row for row in rows if row["status"] not in ("running", "waiting")]
     done = [row for row in ended if row["status"] == "done"]
@@ -98,5 +95,5 @@ def live_table(rows: Sequence[Row], total: int, room: int) -> Table:
     return trials_table(title, rows[-max(1, room) :], keys, LIVE)
 
 
-def ranked_table(rows: Sequence[Row], keys: Sequence[str]) -> Table:
+def ranked_table(rows: Sequence[Row], keys: Sequence[str]) -> FittedTable:
     return trials_table("Trials, best first", rows, keys, MEASURED)
