@@ -9,11 +9,10 @@ import typer
 from typer.core import TyperGroup
 
 from raysft import __version__
-from raysft.cli import cluster_commands, terminal
+from raysft.cli import cluster_commands, model_commands, terminal
 from raysft.cli.launch import command
 from raysft.cli.options import ConfigArgument, JsonOption, SetOption
 from raysft.errors import RunError, UserError
-from raysft.runs import rundir
 from raysft.verbs.registry import STUDIES, VERBS
 
 app = typer.Typer(
@@ -159,35 +158,6 @@ def stats(
 
 
 @app.command()
-def export(
-    run_dir: Annotated[Path, typer.Argument(help="A run directory or a checkpoint in it.")],
-    to: Annotated[Path | None, typer.Option("--to", help="Default: RUN_DIR/model.")] = None,
-) -> None:
-    """Write a checkpoint as a Hugging Face folder."""
-    from raysft.train.checkpoint.export import export_checkpoint
-
-    print(export_checkpoint(run_dir, to))
-
-
-@app.command()
-def generate(
-    model: Annotated[str, typer.Argument(help="Run directory, model folder or hub id.")],
-    instruction: Annotated[str, typer.Argument(help="What to ask.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-) -> None:
-    """Answer one instruction, greedily, with the template the model was trained with."""
-    from raysft.model.generate import answer, load, prompt_ids
-
-    folder = Path(model) / rundir.MODEL if (Path(model) / rundir.RUN).exists() else Path(model)
-    if (Path(model) / rundir.RUN).exists() and not folder.is_dir():
-        raise UserError(f"{model} has no model yet: the run did not end; try `raysft export`")
-    path = str(folder) if folder.is_dir() else model
-    loaded, template = load(path)
-    prompts = [prompt_ids(instruction, template)]
-    print(answer(loaded, template, prompts, max_new_tokens)[0].strip())
-
-
-@app.command()
 def estimate(
     config: ConfigArgument,
     overrides: SetOption = [],  # noqa: B006
@@ -223,6 +193,7 @@ def estimate(
         print(json.dumps(facts, separators=(",", ":")))
 
 
+model_commands.add_to(app)
 cluster_commands.add_to(app)
 
 

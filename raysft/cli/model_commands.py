@@ -1,0 +1,261 @@
+"""Commands about a model that is trained: export it, ask it, talk to it. Light imports only."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from raysft.cli import terminal
+from raysft.errors import UserError
+from raysft.runs import rundir, snapshot
+from raysft.train.checkpoint import layout
+
+if TYPE_CHECKING:
+    from raysft.data.prompts import Prompt
+    from raysft.model.generate import How
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A run, a model's folder, or a hub id.")
+]
+TemperatureOption = Annotated[
+    float, typer.Option(min=0.0, help="0: the likeliest token each time; more: sampled.")
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", min=0.0, max=1.0, help="Sample among tokens of this share together."),
+]
+SeedOption = Annotated[int | None, typer.Option(min=0, help="Of what is sampled.")]
+StopOption = Annotated[
+    list[str], typer.Option("--stop", metavar="TEXT", help="Ends an answer; may be repeated.")
+]
+SystemOption = Annotated[str | None, typer.Option("--system", help="What stands before all turns.")]
+LongestOption = Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")]
+
+
+def export(
+    run_dir: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run's folder or a checkpoint in it.")
+    ],
+    to: Annotated[Path | None, typer.Option("--to", help="Default: RUN/model.")] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option("--push-to-hub", metavar="NAME", help="And upload it there.")
+    ] = None,
+    private: Annotated[
+        bool, typer.Option("--private", help="A repository that the push makes is private.")
+    ] = False,
+) -> None:
+    """Write a checkpoint as a Hugging Face folder, and print its path.
+
+    With --push-to-hub, a model that the run has already is uploaded as it is.
+
+    Example: raysft export runs/first --to first-model
+    """
+    from raysft.train.checkpoint.export import export_checkpoint, exported
+
+    if push_to_hub is not None:
+        from raysft.config.run import hub_name
+
+        try:
+            hub_name(push_to_hub)
+        except ValueError as error:
+            raise UserError(f"--push-to-hub: {error}") from None
+    elif private:
+        raise UserError("--private is about --push-to-hub NAME: which name?")
+    with only_the_result_on_stdout():
+        folder = exported(run_dir) if push_to_hub is not None and to is None else None
+        folder = folder or export_checkpoint(run_dir, to)
+        if push_to_hub is not None:
+            from raysft.model.hub import push_again
+
+            url = push_again(folder, run_dir, push_to_hub, private=private)
+            terminal.fact("pushed to", url)
+    print(folder)
+
+
+@contextmanager
+def only_the_result_on_stdout() -> Iterator[None]:
+    """What libraries print goes to standard error, that of C among it."""
+    import os
+
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def generate(
+    model: ModelArgument,
+    instruction: Annotated[
+        str | None, typer.Argument(help="What to ask; without it, or -, standard input.")
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option("--prompts", metavar="FILE", help="Records without answers, or lines."),
+    ] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="JSONL of --prompts' answers.")
+    ] = None,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = None,
+    seed: SeedOption = None,
+    stop: StopOption = [],  # noqa: B006
+    system: SystemOption = None,
+    max_new_tokens: LongestOption = 256,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered together.")] = 32,
+    stream: Annotated[
+        bool | None, typer.Option("--stream/--no-stream", help="Default: in a terminal.")
+    ] = None,
+) -> None:
+    """Answer one instruction, or each of a file, with the template the model was trained with.
+
+    Example: raysft generate runs/first "Sort the words.\\npear apple"
+    """
+    from raysft.data.prompts import read_prompts, typed
+
+    how = asked_for(temperature, top_p, stop, max_new_tokens)
+    if prompts is not None and instruction is not None:
+        raise UserError("an instruction or --prompts FILE: which of them?")
+    if to is not None and prompts is None:
+        raise UserError("--to takes the answers to --prompts FILE; one answer is printed")
+    if prompts is not None:
+        if to is not None and (to.exists() or not to.parent.is_dir()):
+            why = "exists: name another file, or remove it" if to.exists() else "has no folder"
+            raise UserError(f"--to: {to} {why}")
+        answer_file(place_of(model), read_prompts(prompts, system), to, how, seed, batch_size)
+        return
+    prompt = typed(text_of(instruction), system)
+    answer_one(place_of(model), prompt, how, seed, sys.stdout.isatty() if stream is None else stream)
+
+
+def asked_for(
+    temperature: float, top_p: float | None, stop: list[str], max_new_tokens: int
+) -> "How":
+    """Raises UserError for what means nothing."""
+    from raysft.model.generate import How
+
+    if top_p is not None and (temperature == 0 or top_p == 0):
+        raise UserError(
+            "--top-p is about answers that are sampled: give it a share above 0, and a "
+            "--temperature, such as 0.7"
+        )
+    if "" in stop:
+        raise UserError("--stop: an empty text would end every answer before it begins")
+    return How(max_new_tokens, temperature, top_p, tuple(stop))
+
+
+def text_of(instruction: str | None) -> str:
+    """Of the command line, or else of standard input. Raises UserError."""
+    if instruction not in (None, "-"):
+        return str(instruction)
+    if sys.stdin.isatty():
+        terminal.stderr.print("[dim]Type what to ask; Ctrl-D on a line of its own ends it.[/]")
+    try:
+        return sys.stdin.read().rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is no text: {error}") from None
+
+
+def place_of(model: str) -> str:
+    """The folder of the model, or a hub id. Raises UserError where there is none yet."""
+    folder = Path(model).expanduser()
+    if layout.manifests(folder):
+        raise UserError(
+            f"{model} is a checkpoint, which holds more than a model: make one of it with\n"
+            f"raysft export {model} --to FOLDER"
+        )
+    if not (folder / rundir.RUN).exists():
+        return str(folder) if folder.is_dir() else model
+    if (folder / rundir.MODEL).is_dir():
+        return str(folder / rundir.MODEL)
+    state = rundir.status(folder)
+    if not snapshot.checkpoints(folder):
+        raise UserError(f"{model} ({state}) has no model, and no checkpoint to make one of")
+    raise UserError(
+        f"{model} ({state}) has no model yet: make one of its newest checkpoint with\n"
+        f"raysft export {model}"
+    )
+
+
+def ready(place: str, seed: int | None) -> tuple[Any, Any]:
+    """Model and template; what is sampled begins at the seed. Raises UserError."""
+    from transformers.utils import logging
+
+    from raysft.model.generate import load_as_saved
+
+    logging.set_verbosity_error()  # it warns of settings that a greedy answer does not use
+    loaded, template = load_as_saved(place)
+    if seed is not None:
+        import torch
+
+        torch.manual_seed(seed)
+    return loaded, template
+
+
+def answer_one(place: str, prompt: "Prompt", how: "How", seed: int | None, stream: bool) -> None:
+    from raysft.model.generate import as_answer, encoded, generate_ids
+
+    model, template = ready(place, seed)
+    ids = encoded(model, template, prompt.conversation, prompt.place)
+    (made,) = generate_ids(model, template, [ids], how, write=write if stream else None)
+    found = as_answer(model, template, made, how)
+    print("" if stream else found.text)
+    if found.finish == "length" and sys.stderr.isatty():
+        terminal.stderr.print(f"[dim]cut after {len(made)} tokens; see --max-new-tokens[/]")
+
+
+def write(piece: str) -> None:
+    sys.stdout.write(piece)
+    sys.stdout.flush()
+
+
+def answer_file(
+    place: str,
+    prompts: "list[Prompt]",
+    to: Path | None,
+    how: "How",
+    seed: int | None,
+    batch_size: int,
+) -> None:
+    """A line of JSON for each, in their order: to standard output, or to a file once all are there.
+
+    Raises UserError.
+    """
+    from rich.progress import track
+
+    from raysft.data.prompts import as_json
+    from raysft.model.generate import encoded, generate_all
+
+    model, template = ready(place, seed)
+    rows = [encoded(model, template, one.conversation, one.place) for one in prompts]
+    answers = generate_all(model, template, rows, how, batch_size)
+    pairs = track(
+        zip(prompts, answers, strict=True), "answering", len(prompts),
+        console=terminal.stderr, transient=True, disable=not terminal.stderr.is_terminal,
+    )  # fmt: skip
+    lines = (as_json(prompt, found.text, found.finish) + "\n" for prompt, found in pairs)
+    if to is None:
+        sys.stdout.writelines(lines)
+        return
+    partial = to.with_name(to.name + ".partial")
+    try:
+        with partial.open("w") as file:
+            file.writelines(lines)
+        partial.rename(to)
+    except OSError as error:
+        raise UserError(f"--to: {to} cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    terminal.fact("answers", f"{len(prompts):,} in {to}")
+
+
+def add_to(app: typer.Typer) -> None:
+    for command in (export, generate):
+        app.command()(command)
