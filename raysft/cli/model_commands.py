@@ -1,5 +1,6 @@
 """Commands about a model that is trained: export it, ask it, talk to it. Light imports only."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,8 +54,6 @@ def export(
 
     Example: raysft export runs/first --to first-model
     """
-    from raysft.train.checkpoint.export import export_checkpoint, exported
-
     if push_to_hub is not None:
         from raysft.config.run import hub_name
 
@@ -65,12 +64,12 @@ def export(
     elif private:
         raise UserError("--private is about --push-to-hub NAME: which name?")
     with only_the_result_on_stdout():
+        from raysft.train.checkpoint.export import export_checkpoint, exported, push_run
+
         folder = exported(run_dir) if push_to_hub is not None and to is None else None
         folder = folder or export_checkpoint(run_dir, to)
         if push_to_hub is not None:
-            from raysft.model.hub import push_again
-
-            url = push_again(folder, run_dir, push_to_hub, private=private)
+            url = push_run(folder, run_dir, push_to_hub, private=private)
             terminal.fact("pushed to", url)
     print(folder)
 
@@ -78,9 +77,10 @@ def export(
 @contextmanager
 def only_the_result_on_stdout() -> Iterator[None]:
     """What libraries print goes to standard error, that of C among it."""
-    import os
-
     sys.stdout.flush()
+    if not sys.stderr.isatty():
+        os.environ["TQDM_DISABLE"] = "1"  # bars of progress
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed warns that it found no GPU
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
@@ -132,7 +132,33 @@ def generate(
         answer_file(place_of(model), read_prompts(prompts, system), to, how, seed, batch_size)
         return
     prompt = typed(text_of(instruction), system)
-    answer_one(place_of(model), prompt, how, seed, sys.stdout.isatty() if stream is None else stream)
+    answer_one(
+        place_of(model), prompt, how, seed, sys.stdout.isatty() if stream is None else stream
+    )
+
+
+def chat(
+    model: ModelArgument,
+    temperature: TemperatureOption = 0.0,
+    top_p: TopPOption = None,
+    seed: SeedOption = None,
+    stop: StopOption = [],  # noqa: B006
+    system: SystemOption = None,
+    max_new_tokens: LongestOption = 256,
+) -> None:
+    """Talk with a model: a line a turn, with what was said before.
+
+    Ctrl-C stops an answer, Ctrl-D ends. Without a terminal, standard input is a script.
+
+    Example: raysft chat runs/first --temperature 0.7
+    """
+    how = asked_for(temperature, top_p, stop, max_new_tokens)
+    place = place_of(model)
+    loaded, template = ready(place, seed)
+    from raysft.cli.chat import converse
+    from raysft.model.conversation import Talk
+
+    converse(Talk(loaded, template, how, system))
 
 
 def asked_for(
@@ -200,11 +226,11 @@ def ready(place: str, seed: int | None) -> tuple[Any, Any]:
 
 
 def answer_one(place: str, prompt: "Prompt", how: "How", seed: int | None, stream: bool) -> None:
-    from raysft.model.generate import as_answer, encoded, generate_ids
+    from raysft.model.generate import as_answer, encoded, generate_ids, positions_of
 
     model, template = ready(place, seed)
-    ids = encoded(model, template, prompt.conversation, prompt.place)
-    (made,) = generate_ids(model, template, [ids], how, write=write if stream else None)
+    ids = encoded(template, prompt.conversation, prompt.place, positions_of(model))
+    (made,) = generate_ids(model, template, [ids], how, write=write if stream else None).rows
     found = as_answer(model, template, made, how)
     print("" if stream else found.text)
     if found.finish == "length" and sys.stderr.isatty():
@@ -231,10 +257,11 @@ def answer_file(
     from rich.progress import track
 
     from raysft.data.prompts import as_json
-    from raysft.model.generate import encoded, generate_all
+    from raysft.model.generate import encoded, generate_all, positions_of
 
     model, template = ready(place, seed)
-    rows = [encoded(model, template, one.conversation, one.place) for one in prompts]
+    positions = positions_of(model)
+    rows = [encoded(template, one.conversation, one.place, positions) for one in prompts]
     answers = generate_all(model, template, rows, how, batch_size)
     pairs = track(
         zip(prompts, answers, strict=True), "answering", len(prompts),
@@ -257,5 +284,5 @@ def answer_file(
 
 
 def add_to(app: typer.Typer) -> None:
-    for command in (export, generate):
+    for command in (export, generate, chat):
         app.command()(command)

@@ -28,6 +28,11 @@ class Answer(NamedTuple):
     finish: str  # "stop": by an end token or a text to stop at; "length": cut
 
 
+class Generated(NamedTuple):
+    rows: list[list[int]]  # the tokens after each prompt; padding may follow the end token
+    cache: Any  # keys and values of all tokens but the last, where the model has such
+
+
 def prompt_ids(asked: str | Conversation, template: Template) -> list[int]:
     """Token ids [T] of one instruction, or of a conversation that waits for its answer, as in
     training. Raises RecordError where the template refuses it."""
@@ -111,12 +116,10 @@ def generate_ids(
     *,
     write: Callable[[str], None] | None = None,
     stopped: Callable[[], bool] | None = None,
-    **more: Any,
-) -> list[list[int]]:
-    """The tokens after each prompt, the end token among them; padding after it may follow.
-
-    write: gets a single answer in pieces. stopped: ends it when true. more: for `generate`.
-    """
+    cache: Any = None,
+) -> Generated:
+    """write: gets a single answer in pieces. stopped: ends it when true. cache: of the first tokens
+    of a single prompt."""
     import torch
 
     from raysft.model.streaming import Pieces, StopAtTexts, StopWhen
@@ -133,11 +136,12 @@ def generate_ids(
             max_new_tokens=min(how.max_new_tokens, positions_of(model) - longest),
             stopping_criteria=criteria,
             streamer=Pieces(tokenizer, ends, how.stop, write) if write else None,
+            past_key_values=cache,
+            return_dict_in_generate=True,
             **settings(model, how, ends),
-            **more,
         )
-    result: list[list[int]] = output[:, longest:].tolist()
-    return result
+    rows_made = output.sequences[:, longest:].tolist()
+    return Generated(rows_made, getattr(output, "past_key_values", None))
 
 
 def as_answer(model: Any, template: Template, ids: Sequence[int], how: How) -> Answer:
@@ -151,16 +155,16 @@ def as_answer(model: Any, template: Template, ids: Sequence[int], how: How) -> A
     return Answer(text, "stop" if ended else "length")
 
 
-def encoded(model: Any, template: Template, asked: Conversation, place: str) -> list[int]:
+def encoded(template: Template, asked: Conversation, place: str, positions: int) -> list[int]:
     """Token ids [T]. Raises UserError where the template refuses, or there is no room to answer."""
     try:
         ids = prompt_ids(asked, template)
     except RecordError as error:
         raise UserError(f"{place}: {error}") from None
-    if len(ids) >= positions_of(model):
+    if len(ids) >= positions:
         raise UserError(
-            f"{place} has {len(ids):,} tokens, and the model takes {positions_of(model):,} with "
-            "its answer: shorten it"
+            f"{place} has {len(ids):,} tokens, and the model takes {positions:,} with its answer: "
+            "shorten it"
         )
     return ids
 
@@ -177,8 +181,8 @@ def generate_all(
         window = prompts[begin : begin + WINDOW * batch_size]
         found: dict[int, Answer] = {}
         for batch in batches(window, how.max_new_tokens, positions_of(model), batch_size):
-            rows = generate_ids(model, template, [window[index] for index in batch], how)
-            for index, ids in zip(batch, rows, strict=True):
+            made = generate_ids(model, template, [window[index] for index in batch], how)
+            for index, ids in zip(batch, made.rows, strict=True):
                 found[index] = as_answer(model, template, ids, how)
         yield from (found[index] for index in range(len(window)))
 

@@ -10,8 +10,12 @@ from transformers.generation.streamers import BaseStreamer
 
 
 def words_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> str:
-    """The text of generated ids: up to the first end token and the first of the texts to stop at,
-    white space around it left out."""
+    """As `text_of`, without white space around it."""
+    return text_of(tokenizer, ids, ends, stop).strip()
+
+
+def text_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> str:
+    """The text of generated ids, up to the first end token and the first of the texts to stop at."""
     kept = list(ids)
     for place, token in enumerate(ids):
         if token in ends:
@@ -19,7 +23,7 @@ def words_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Sequ
             break
     text = str(tokenizer.decode(kept, skip_special_tokens=True))
     places = [place for place in (text.find(each) for each in stop) if place >= 0]
-    return text[: min(places, default=len(text))].strip()
+    return text[: min(places, default=len(text))]
 
 
 class StopAtTexts(StoppingCriteria):

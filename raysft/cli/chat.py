@@ -1,0 +1,108 @@
+"""`raysft chat` in a terminal, or by a script on standard input."""
+
+import re
+import sys
+from typing import TYPE_CHECKING
+
+from raysft.cli import terminal
+from raysft.errors import UserError
+
+if TYPE_CHECKING:
+    from raysft.model.conversation import Talk
+
+COMMANDS = (
+    "/reset forgets what was said, /quit or Ctrl-D ends, Ctrl-C stops an answer; "
+    "a line that ends in \\ goes on in the next"
+)
+
+
+def converse(talk: "Talk") -> None:
+    """Until /quit or the end of the input. Answers go to standard output, all else to the other."""
+    by_hand = sys.stdin.isatty()
+    if by_hand:
+        import readline  # noqa: F401 (input() edits lines with it)
+
+        say(COMMANDS)
+    told_of_turns = False
+    while (question := next_question(by_hand)) is not None:
+        if question in ("/quit", "/exit"):
+            return
+        if question == "/reset":
+            talk.reset()
+            say("forgotten")
+        elif re.fullmatch(r"/\w+", question):
+            say(f"no such command; {COMMANDS}")
+        elif question:
+            if talk.turns and not talk.takes_turns and not told_of_turns:
+                told_of_turns = True
+                say(
+                    f"the template {talk.template.name!r} writes one question only: each is asked "
+                    "without those before"
+                )
+            answer(talk, question)
+
+
+def say(words: str) -> None:
+    terminal.stderr.print(f"[dim]{words}[/]", soft_wrap=not terminal.stderr.is_terminal)
+
+
+def next_question(by_hand: bool) -> str | None:
+    """None at the end of the input. In a terminal, Ctrl-C empties the line."""
+    lines: list[str] = []
+    while True:
+        try:
+            line = typed("... " if lines else "> ") if by_hand else sys.stdin.readline()
+        except EOFError:
+            line = ""
+        except KeyboardInterrupt:
+            if not by_hand:
+                raise
+            print()
+            lines = []
+            continue
+        lines.append(line.rstrip("\n"))
+        if not line:
+            return "\n".join(lines).strip() or None
+        if not lines[-1].endswith("\\"):
+            return "\n".join(lines).strip()
+        lines[-1] = lines[-1][:-1]
+
+
+def typed(prompt: str) -> str:
+    """A line, with its end. Raises EOFError."""
+    if sys.stdout.isatty():
+        return input(prompt) + "\n"
+    sys.stderr.write(prompt)
+    sys.stderr.flush()
+    return input() + "\n"
+
+
+def answer(talk: "Talk", question: str) -> None:
+    """Streamed. Ctrl-C ends it after its next token; a second one where that takes long."""
+    from raysft.runtime.interrupt import first_interrupt
+
+    def write(piece: str) -> None:
+        sys.stdout.write(piece)
+        sys.stdout.flush()
+
+    try:
+        with first_interrupt() as interrupted:
+            reply = talk.ask(question, write, interrupted.is_set)
+    except KeyboardInterrupt:
+        print()
+        say("stopped; the question is forgotten")
+        return
+    except UserError as error:
+        terminal.error(str(error))
+        return
+    print(flush=True)
+    if reply.left_out:
+        turns = "the oldest turn is" if reply.left_out == 1 else f"the {reply.left_out} oldest are"
+        say(f"the context of {talk.positions:,} tokens is full: {turns} left out")
+    if reply.finish == "interrupted":
+        say("stopped")
+    elif reply.finish == "length":
+        full = (
+            "the context is full" if reply.tokens < talk.how.max_new_tokens else "--max-new-tokens"
+        )
+        say(f"cut after {reply.tokens:,} tokens: {full}")
