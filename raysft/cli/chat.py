@@ -102,7 +102,6 @@ def answer(talk: "Talk", question: str) -> None:
     if reply.finish == "interrupted":
         say("stopped")
     elif reply.finish == "length":
-        full = (
-            "the context is full" if reply.tokens < talk.how.max_new_tokens else "--max-new-tokens"
-        )
-        say(f"cut after {reply.tokens:,} tokens: {full}")
+        asked = reply.tokens >= talk.how.max_new_tokens
+        why = "that is --max-new-tokens" if asked else "the context is full"
+        say(f"cut after {reply.tokens:,} tokens: {why}")

@@ -41,7 +41,7 @@ def write_card(config: Config, folder: Path, facts: Facts, repo: str | None = No
 def facts_of(run_dir: Path, step: int | None = None) -> dict[str, Any]:
     """What a run left. With a step, as of the checkpoint after it, which need not be the last."""
     spec = rundir.read_json(run_dir / rundir.RUN)
-    facts = {key: spec[key] for key in ("stamp", "identities") if key in spec}
+    facts: dict[str, Any] = {key: spec[key] for key in ("stamp", "identities") if key in spec}
     if (run_dir / rundir.SUMMARY).exists():
         summary = rundir.read_json(run_dir / rundir.SUMMARY)
         if summary.get("status") == "done" and step in (None, summary.get("steps")):
@@ -94,10 +94,11 @@ def declared_license(kind: str, path: str | None) -> str | None:
         return None
     try:
         if kind == "model" and not is_hub_model(path):
-            found = ModelCard.load(Path(path) / FILE).data.license
+            found = getattr(ModelCard.load(Path(path) / FILE).data, "license", None)
         else:
             ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
-            found = ask(path, timeout=HUB_TIMEOUT_S).card_data.license
+            about = ask(path, timeout=HUB_TIMEOUT_S).card_data
+            found = getattr(about, "license", None)
     except Exception:  # no card, no connection, no YAML: each library raises its own
         return None
     return found if isinstance(found, str) else None

@@ -59,7 +59,7 @@ class Talk:
         return Reply(answer.text, finish, len(tokens), reused, left_out)
 
     def whole(self, tokens: Sequence[int]) -> str:
-        """As it was generated, white space around it included: so the next prompt goes on from it."""
+        """With the white space around it, so that the next prompt goes on from what was generated."""
         from raysft.model.streaming import text_of
 
         ends = end_tokens(self.model, self.template)

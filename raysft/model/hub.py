@@ -13,7 +13,7 @@ def push(folder: Path, name: str, *, private: bool, write_card: Callable[[str], 
     private: where the repository is made. Returns its URL. Raises RunError, in one line.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils.tqdm import disable_progress_bars
 
     if not sys.stderr.isatty():
         disable_progress_bars()

@@ -15,7 +15,7 @@ def words_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Sequ
 
 
 def text_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Sequence[str]) -> str:
-    """The text of generated ids, up to the first end token and the first of the texts to stop at."""
+    """Of generated ids, up to the first end token and the first of the texts to stop at."""
     kept = list(ids)
     for place, token in enumerate(ids):
         if token in ends:
@@ -26,7 +26,7 @@ def text_of(tokenizer: Any, ids: Sequence[int], ends: Sequence[int], stop: Seque
     return text[: min(places, default=len(text))]
 
 
-class StopAtTexts(StoppingCriteria):
+class StopAtTexts(StoppingCriteria):  # type: ignore[misc]
     """Ends an answer when one of the texts is in it, however it falls into tokens."""
 
     def __init__(self, tokenizer: Any, texts: Sequence[str], prompt_length: int) -> None:
@@ -42,7 +42,7 @@ class StopAtTexts(StoppingCriteria):
         return torch.tensor(ended, device=input_ids.device)
 
 
-class StopWhen(StoppingCriteria):
+class StopWhen(StoppingCriteria):  # type: ignore[misc]
     """Ends all answers after the token in which somebody asked for it."""
 
     def __init__(self, asked: Callable[[], bool]) -> None:
