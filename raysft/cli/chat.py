@@ -23,23 +23,29 @@ def converse(talk: "Talk") -> None:
         import readline  # noqa: F401 (input() edits lines with it)
 
         say(COMMANDS)
-    told_of_turns = False
-    while (question := next_question(by_hand)) is not None:
-        if question in ("/quit", "/exit"):
-            return
-        if question == "/reset":
-            talk.reset()
-            say("forgotten")
-        elif re.fullmatch(r"/\w+", question):
-            say(f"no such command; {COMMANDS}")
-        elif question:
-            if talk.turns and not talk.takes_turns and not told_of_turns:
-                told_of_turns = True
-                say(
-                    f"the template {talk.template.name!r} writes one question only: each is asked "
-                    "without those before"
-                )
-            answer(talk, question)
+    if not talk.takes_turns:
+        say("the model's template writes one question: each is asked without those before")
+    while True:
+        try:
+            question = next_question(by_hand)
+            if question is None or question in ("/quit", "/exit"):
+                return
+            take(talk, question)
+        except KeyboardInterrupt:  # at the prompt, or a second one while an answer is computed
+            if not by_hand:
+                raise
+            print()
+
+
+def take(talk: "Talk", question: str) -> None:
+    """A line of the person's: a command, or a question to answer."""
+    if question == "/reset":
+        talk.reset()
+        say("forgotten")
+    elif re.fullmatch(r"/\w+", question):
+        say(f"no such command; {COMMANDS}")
+    elif question:
+        answer(talk, question)
 
 
 def say(words: str) -> None:
@@ -47,19 +53,13 @@ def say(words: str) -> None:
 
 
 def next_question(by_hand: bool) -> str | None:
-    """None at the end of the input. In a terminal, Ctrl-C empties the line."""
+    """None at the end of the input."""
     lines: list[str] = []
     while True:
         try:
             line = typed("... " if lines else "> ") if by_hand else sys.stdin.readline()
         except EOFError:
             line = ""
-        except KeyboardInterrupt:
-            if not by_hand:
-                raise
-            print()
-            lines = []
-            continue
         lines.append(line.rstrip("\n"))
         if not line:
             return "\n".join(lines).strip() or None
@@ -88,10 +88,6 @@ def answer(talk: "Talk", question: str) -> None:
     try:
         with first_interrupt() as interrupted:
             reply = talk.ask(question, write, interrupted.is_set)
-    except KeyboardInterrupt:
-        print()
-        say("stopped; the question is forgotten")
-        return
     except UserError as error:
         terminal.error(str(error))
         return

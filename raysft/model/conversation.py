@@ -59,7 +59,7 @@ class Talk:
         return Reply(answer.text, finish, len(tokens), reused, left_out)
 
     def whole(self, tokens: Sequence[int]) -> str:
-        """With the white space around it, so that the next prompt goes on from what was generated."""
+        """With white space around it, so that the next prompt goes on from what was generated."""
         from raysft.model.streaming import text_of
 
         ends = end_tokens(self.model, self.template)
