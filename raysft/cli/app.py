@@ -9,17 +9,15 @@ import typer
 from typer.core import TyperGroup
 
 from raysft import __version__
-from raysft.cli import cluster_commands, config_commands, run_commands, terminal
+from raysft.cli import cluster_commands, config_commands, model_commands, run_commands, terminal
 from raysft.cli.launch import command
 from raysft.cli.options import (
     ConfigArgument,
     ConfigCommand,
     JsonOption,
-    RunDirArgument,
     SetOption,
 )
 from raysft.errors import RunError, UserError
-from raysft.runs import rundir
 from raysft.verbs.registry import STUDIES, VERBS
 
 app = typer.Typer(
@@ -180,41 +178,6 @@ def stats(
 
 
 @app.command()
-def export(
-    run_dir: RunDirArgument,
-    to: Annotated[Path | None, typer.Option("--to", help="Default: RUN_DIR/model.")] = None,
-) -> None:
-    """Write a checkpoint as a Hugging Face folder.
-
-    Example: raysft export runs/first --to first-model
-    """
-    from raysft.train.checkpoint.export import export_checkpoint
-
-    print(export_checkpoint(run_dir, to))
-
-
-@app.command()
-def generate(
-    model: Annotated[str, typer.Argument(help="Run directory, model folder or hub id.")],
-    instruction: Annotated[str, typer.Argument(help="What to ask.")],
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 256,
-) -> None:
-    """Answer one instruction, greedily, with the template the model was trained with.
-
-    Example: raysft generate runs/first "Sort the words."
-    """
-    from raysft.model.generate import answer, load, prompt_ids
-
-    folder = Path(model) / rundir.MODEL if (Path(model) / rundir.RUN).exists() else Path(model)
-    if (Path(model) / rundir.RUN).exists() and not folder.is_dir():
-        raise UserError(f"{model} has no model yet: the run did not end; try `raysft export`")
-    path = str(folder) if folder.is_dir() else model
-    loaded, template = load(path)
-    prompts = [prompt_ids(instruction, template)]
-    print(answer(loaded, template, prompts, max_new_tokens)[0].strip())
-
-
-@app.command(cls=ConfigCommand)
 def estimate(
     config: ConfigArgument,
     overrides: SetOption = [],  # noqa: B006
@@ -253,6 +216,7 @@ def estimate(
         print(json.dumps(facts, separators=(",", ":")))
 
 
+model_commands.add_to(app)
 cluster_commands.add_to(app)
 config_commands.add_to(app)
 run_commands.add_to(app)

@@ -1,8 +1,9 @@
 """[run], [checkpoint], [eval], [log]: how long a run is, what it keeps, and what it reports."""
 
+import re
 from typing import Annotated
 
-from pydantic import model_validator
+from pydantic import AfterValidator, model_validator
 
 from raysft.config.section import (
     Count,
@@ -17,6 +18,22 @@ from raysft.config.section import (
     StepsOrZero,
     Unit,
 )
+
+
+def hub_name(value: str) -> str:
+    """Raises ValueError for what the hub does not take as the name of a repository."""
+    part = r"\w(?:[\w.-]*\w)?"
+    if not re.fullmatch(rf"(?:{part}/)?{part}", value, re.ASCII) or (
+        len(value) > 96 or ".." in value or "--" in value or value.endswith(".git")
+    ):
+        raise ValueError(
+            f"{value!r} is no name on the hub: OWNER/NAME or NAME, of up to 96 letters, digits and "
+            "single . _ -, with a letter or digit at both ends"
+        )
+    return value
+
+
+HubName = Annotated[str, AfterValidator(hub_name)]
 
 
 class Run(Section):
@@ -39,6 +56,15 @@ class Run(Section):
     samples: RecordsOrZero = 3
     """Held-out records that the trained model answers at the end of the run; each answer is shown
     beside its reference."""
+    push_to_hub: HubName | None = None
+    """Repository of the Hugging Face hub, `OWNER/NAME` or `NAME`, to which the model is uploaded at
+    the end of the run, with the token and the `HF_ENDPOINT` of the environment. An upload that
+    fails is a warning."""
+    push_private: bool = False
+    """Whether a repository that the upload makes is private."""
+    license: str | None = None
+    """What the model card says of the license, such as `apache-2.0`. When absent, what the card of
+    the base model says, or nothing."""
 
     @model_validator(mode="after")
     def check_place(self) -> "Run":

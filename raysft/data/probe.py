@@ -55,6 +55,15 @@ def writes_mark(
     return looked_for.strip() in text
 
 
+def takes_turns(template: Template) -> bool:
+    """Whether it writes what was said before the last question."""
+    turns: list[Turn] = [
+        {"role": role, "content": mark(index)}
+        for index, role in enumerate(("user", "assistant", "user"))
+    ]
+    return all(writes_mark(template, turns, None, turn["content"]) for turn in turns)
+
+
 @lru_cache(maxsize=4096)
 def turns_left_out(
     template: Template, kinds: tuple[tuple[str, bool], ...], has_tools: bool

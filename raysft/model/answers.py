@@ -1,4 +1,4 @@
-"""What the finished model says to held-out records, and its model card."""
+"""What the finished model says to held-out records."""
 
 import time
 from pathlib import Path
@@ -33,15 +33,14 @@ def questions(heldout: TokenDataset, count: int) -> list[Question]:
     return result
 
 
-def finish_model(
+def answer_heldout(
     config: Config, model_dir: Path, heldout: TokenDataset, emit: Emit
 ) -> dict[str, Any]:
-    """Write the card into the exported folder, then load it and let it answer.
+    """Load the exported folder and let it answer.
 
     Answering from the folder, not from the engine, shows that what was exported is what was
     trained. Returns `exact_match`: the share of held-out answers equal to their reference.
     """
-    write_card(config, model_dir)
     asked = questions(heldout, max(config.run.samples, config.eval.exact_match_records))
     if not asked:
         return {"exact_match": None, "exact_match_records": 0}
@@ -64,27 +63,3 @@ def finish_model(
         "exact_match_records": checked,
         "answer_time_s": round(time.monotonic() - started, 2),
     }
-
-
-def write_card(config: Config, model_dir: Path) -> None:
-    base = config.model.path if config.model.init == "pretrained" else "none (from scratch)"
-    (model_dir / "README.md").write_text(
-        f"""# {config.run.name}
-
-Trained by raysft: supervised fine-tuning with the loss on {
-            "response tokens only" if config.data.mask_prompt else "all tokens"
-        }.
-
-| | |
-|---|---|
-| base model | {base} |
-| data | {config.data.path} |
-| prompt template | {config.data.template} |
-| sequence length | {config.batch.seq_len} tokens |
-| learning rate | {config.optim.lr:g}, {config.optim.name} |
-| precision | {config.engine.precision} |
-
-Losses, hardware and versions are in the run's `summary.json`. Ask it with
-`raysft generate FOLDER "instruction"`, or load it with `AutoModelForCausalLM.from_pretrained`.
-"""
-    )

@@ -17,6 +17,7 @@ from raysft.config.secrets import PASSWORD, SECRET_OPTION
 # Of a web address all before the "@", because a token often stands there without a name. Elsewhere
 # a name alone is a container or an account, as in abfs://CONTAINER@ACCOUNT.
 WEB_USER = re.compile(r"(?i)(https?://)[^/?#\s]*@")
+PLACE = re.compile(r"\s*(/|~|\.\./|file:/)")
 VERSIONS_OF = ("raysft", "torch", "ray", "deepspeed", "transformers", "tokenizers", "numpy")
 
 
@@ -35,6 +36,17 @@ def without_secrets(word: str) -> str:
     """A word of the command line with *** for what a URL in it holds of passwords and tokens."""
     word = WEB_USER.sub(r"\1***@", PASSWORD.sub("://***@", word))
     return SECRET_OPTION.sub(r"\1***", word)
+
+
+def without_places(text: str, between: str = r"[\s=\"'()\[\]{},:;]+") -> str:
+    """With the last part alone of every path in it that tells where somebody keeps things."""
+    pieces = re.split(f"({between})", text)
+    return "".join(Path(p).name if PLACE.match(p) else p for p in pieces)
+
+
+def command_without_places(command: str) -> str:
+    """The same of a command, whose paths may have spaces."""
+    return shlex.join(without_places(word, r"[=\"'\[\]{},]") for word in shlex.split(command))
 
 
 def _git(*args: str) -> str | None:

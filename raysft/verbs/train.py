@@ -1,9 +1,11 @@
 """`raysft train`: one training run."""
 
+import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysft.errors import RunError
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import Emit, Event
 from raysft.runs.metrics import duration
@@ -26,7 +28,8 @@ FIXED = (
 )  # fmt: skip
 # What may differ without a word.
 FREE = (
-    "run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "bench", "tune",
+    "run.name", "run.storage", "run.samples", "run.push_to_hub", "run.push_private", "run.license",
+    "log", "checkpoint", "eval", "bench", "tune",
     "scaling.max_failures",
 )  # fmt: skip
 
@@ -61,7 +64,7 @@ def run(
         config, emit, lambda ray_is_there: read_inputs(config, run_dir, emit, ray_is_there)
     )
     from raysft.data.dataset import epoch_length
-    from raysft.model.answers import finish_model
+    from raysft.model.answers import answer_heldout
     from raysft.runtime.connect import shut_down_ray
     from raysft.runtime.fit import fit, total_steps
     from raysft.train.objectives.sft import SFT
@@ -90,9 +93,9 @@ def run(
     )  # fmt: skip
     shut_down_ray()
     emit(events.Status("writing answers to held-out records"))
-    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, keep)
+    answers = answer_heldout(config, run_dir / rundir.MODEL, prepared.heldout, keep)
     steps = result.totals.pop("step")
-    return {
+    results = {
         "model_dir": str(run_dir / rundir.MODEL),
         "num_restarts": result.num_restarts,
         "restarts": result.restarts,
@@ -108,6 +111,36 @@ def run(
         "data": facts,
         "workers": observed,
     }
+    return results | describe_and_push(config, run_dir, results, emit)
+
+
+def describe_and_push(
+    config: "Config", run_dir: Path, results: dict[str, Any], emit: Emit
+) -> dict[str, Any]:
+    """Write the model card, and upload the model where that is asked for: `pushed_to`, its URL.
+
+    An upload that fails costs nothing but a warning.
+    """
+    from raysft.model.card import facts_of, write_card
+    from raysft.model.hub import push
+
+    folder, name = run_dir / rundir.MODEL, config.run.push_to_hub
+    facts = facts_of(run_dir) | results
+    write_card(config, folder, facts)
+    if name is None:
+        return {}
+    emit(events.Status(f"pushing the model to {name}"))
+    try:
+        url = push(
+            folder, name, private=config.run.push_private,
+            write_card=lambda repo: write_card(config, folder, facts, repo),
+        )  # fmt: skip
+    except RunError as error:
+        again = ["raysft", "export", str(run_dir), "--push-to-hub", name]
+        again += ["--private"] if config.run.push_private else []
+        emit(events.Warning(f"{error}. The model is in {folder}; again: {shlex.join(again)}"))
+        return {"pushed_to": None}
+    return {"pushed_to": url}
 
 
 def check_resume(run_dir: Path, config: "Config") -> list[str]:

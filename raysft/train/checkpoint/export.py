@@ -1,12 +1,17 @@
 """`raysft export`: the weights of a checkpoint as a Hugging Face folder, without Ray."""
 
+import json
 import shutil
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from raysft.config.load import validate
 from raysft.config.schema import Config
 from raysft.errors import RunError, UserError
+from raysft.model.card import Facts, facts_of, write_card
+from raysft.model.hub import push
 from raysft.runs import rundir, snapshot
 from raysft.train.checkpoint import layout, repair
 from raysft.train.checkpoint.integrity import damage, refuse_code
@@ -29,8 +34,32 @@ def export_checkpoint(source: Path, to: Path | None) -> Path:
     if wrong := damage(checkpoint):
         raise UserError(f"{checkpoint} is damaged: {wrong}. Name another one, if there is any")
     config = validate(spec["config"], where=str(run_dir / rundir.RUN))
-    write_folder(config, checkpoint, target)
+    write_folder(config, checkpoint, target, facts_of(run_dir, step_of(checkpoint)))
     return target
+
+
+def exported(source: Path) -> Path | None:
+    """The model that a run has written at its end, where it was not gone on with since."""
+    done = (source / rundir.MODEL).is_dir() and rundir.status(source) == "done"
+    return source / rundir.MODEL if done else None
+
+
+def push_run(folder: Path, source: Path, name: str, *, private: bool) -> str:
+    """Upload an exported folder of the run, and return its URL. Raises RunError and UserError."""
+    run_dir = find_run(source)
+    where = run_dir / rundir.RUN
+    config = validate(rundir.read_run(where, "config")["config"], where=str(where))
+    at_the_end = folder == exported(run_dir)
+    checkpoint = newest_checkpoint(run_dir) if source == run_dir and not at_the_end else source
+    facts = facts_of(run_dir, None if at_the_end else step_of(checkpoint))
+    return push(
+        folder, name, private=private,
+        write_card=lambda repo: write_card(config, folder, facts, repo),
+    )  # fmt: skip
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(json.loads(layout.manifest(checkpoint, 0).read_text())["step"])
 
 
 def find_run(source: Path) -> Path:
@@ -54,10 +83,9 @@ def newest_checkpoint(run_dir: Path) -> Path:
     return kept[-1]
 
 
-def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
+def write_folder(config: Config, checkpoint: Path, target: Path, facts: Facts) -> None:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    from raysft.model.answers import write_card
     from raysft.model.load import DTYPES
 
     weights = read_weights(checkpoint)
@@ -77,7 +105,7 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
         checkpoint / layout.HF_FOLDER, trust_remote_code=False
     )
     tokenizer.save_pretrained(partial)
-    write_card(config, partial)
+    write_card(config, partial, facts)
     set_modes(partial)
     partial.rename(target)
 
@@ -111,5 +139,6 @@ def read_weights(checkpoint: Path) -> dict[str, Any]:
     if whole.exists():
         weights = torch.load(whole, weights_only=False)["module"]
     else:
-        weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=layout.TAG)
+        with redirect_stdout(StringIO()):  # it prints what it does
+            weights = get_fp32_state_dict_from_zero_checkpoint(str(checkpoint), tag=layout.TAG)
     return weights
