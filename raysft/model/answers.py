@@ -1,6 +1,5 @@
 """What the finished model says to held-out records."""
 
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,11 +7,12 @@ import numpy as np
 
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
-from raysft.model.generate import answer, load
+from raysft.model.generate import BATCH_SIZE, answer, load
 from raysft.runs import events
 from raysft.runs.events import Emit
 
 MAX_NEW_TOKENS = 256
+ANSWERING = "writing answers to held-out records"  # the status while it lasts
 
 
 class Question(NamedTuple):
@@ -33,33 +33,40 @@ def questions(heldout: TokenDataset, count: int) -> list[Question]:
     return result
 
 
-def answer_heldout(
-    config: Config, model_dir: Path, heldout: TokenDataset, emit: Emit
-) -> dict[str, Any]:
-    """Load the exported folder and let it answer.
+def share_of_answers(
+    asked: list[Question], model_dir: Path, rank: int, world_size: int
+) -> dict[int, str]:
+    """By its number the answer to each question of this rank, of the exported folder.
 
-    Answering from the folder, not from the engine, shows that what was exported is what was
-    trained. Returns `exact_match`: the share of held-out answers equal to their reference.
+    Ranks take whole batches in turn, so that what is answered together does not depend on how many
+    there are.
     """
-    asked = questions(heldout, max(config.run.samples, config.eval.exact_match_records))
-    if not asked:
-        return {"exact_match": None, "exact_match_records": 0}
-    started = time.monotonic()
+    batches = [range(len(asked))[begin : begin + BATCH_SIZE]
+               for begin in range(0, len(asked), BATCH_SIZE)]  # fmt: skip
+    mine = [index for batch in batches[rank::world_size] for index in batch]
+    if not mine:
+        return {}
     model, template = load(str(model_dir))
+    longest = max(len(question.answer_ids) for question in asked)
+    prompts = [asked[index].prompt_ids for index in mine]
+    answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
+    return {index: text.strip() for index, text in zip(mine, answers, strict=True)}
+
+
+def judged(
+    asked: list[Question], answers: dict[int, str], config: Config, tokenizer: Any, emit: Emit
+) -> dict[str, Any]:
+    """`exact_match`: the share of answers equal to their reference; some of them as samples."""
 
     def words(ids: list[int]) -> str:
-        return str(template.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
     references = [words(question.answer_ids) for question in asked]
-    longest = max(len(question.answer_ids) for question in asked)
-    prompts = [question.prompt_ids for question in asked]
-    answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
     for index in range(min(config.run.samples, len(asked))):
-        emit(events.Sample(words(prompts[index]), references[index], answers[index].strip()))
+        emit(events.Sample(words(asked[index].prompt_ids), references[index], answers[index]))
     checked = min(config.eval.exact_match_records, len(asked))
-    hits = [a.strip() == r for a, r in zip(answers[:checked], references[:checked], strict=True)]
+    hits = sum(answers[index] == references[index] for index in range(checked))
     return {
-        "exact_match": sum(hits) / checked if checked else None,
+        "exact_match": hits / checked if checked else None,
         "exact_match_records": checked,
-        "answer_time_s": round(time.monotonic() - started, 2),
     }

@@ -16,6 +16,7 @@ from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset, epoch_length
 from raysft.data.loader import RankData
 from raysft.errors import NotFinite
+from raysft.model.answers import ANSWERING
 from raysft.runs import events, snapshot
 from raysft.runs.events import Emit, Event
 from raysft.runtime.connect import EMBEDDED
@@ -59,20 +60,21 @@ def fit(
     *,
     objective: Objective = SFT,
     exports: bool = True,
+    answers: bool = False,
     start_from: Path | None = None,
     identities: Mapping[str, str] | None = None,
     placed: Callable[[Placement], None] | None = None,
 ) -> RunResult:
     """Train on the workers of `config.scaling`; `emit` gets every event, in this thread.
 
-    exports: the model is written to `run_dir` at the end. start_from: a checkpoint to go on from,
-    where `run_dir` has none. identities: of what is trained on, which checkpoints keep. placed: is
-    told whenever a group of workers has started.
+    exports: the model is written to `run_dir` at the end. answers: and answers held-out records.
+    start_from: a checkpoint to go on from, where `run_dir` has none. identities: of what is trained
+    on, which checkpoints keep. placed: is told whenever a group of workers has started.
 
     Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
     the run fails in another way. The first interrupt lets the workers finish their step and take a
     checkpoint, and raises KeyboardInterrupt then; the second does at once, as does one before
-    training has begun.
+    training has begun or after it.
     """
     require_resources(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
     set_switches()
@@ -86,6 +88,7 @@ def fit(
         total_steps=total_steps(config, epoch_length(train)),
         run_dir=run_dir.resolve(),
         exports=exports,
+        answers=answers,
         start_from=start_from,
         identities=identities,
     )
@@ -132,7 +135,7 @@ class Forwarding:
         self.restarts = Restarts()
         self.controller: Any = None
         self.starts = 0  # of groups of workers
-        self.training = False
+        self.training = False  # a step is under way, and may be waited for
 
     def __call__(self, event: Event | ControllerStarted) -> None:
         if isinstance(event, ControllerStarted):
@@ -141,7 +144,10 @@ class Forwarding:
         if isinstance(event, events.Placed) and self.placed is not None:
             self.placed(Placement(self.controller, event.placement_group))
         self.starts += isinstance(event, events.Workers)
-        self.training = self.training or isinstance(event, events.Started)
+        if isinstance(event, events.Started):
+            self.training = True
+        elif isinstance(event, events.Status) and event.message == ANSWERING:
+            self.training = False
         self.emit(event)
         if recovered := self.restarts.see(event):
             self.emit(recovered)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any]:
-    """Unpickle the job, fetch the data and train.
+    """Unpickle the job, fetch the data, train, and let the model answer.
 
     A loss that is not finite, which every rank meets at the same step, is returned and not raised:
     Ray Train would start the workers again for it.
@@ -16,11 +16,15 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any]:
     import ray
 
     from raysft.errors import NotFinite
+    from raysft.train.answers import answer_heldout
     from raysft.train.worker import train_worker
 
     train, heldout = ray.get([options["train"], options["heldout"]])
     job = ray.cloudpickle.loads(options["job"])
     try:
-        return train_worker(job, train, heldout, options["mailbox"])
+        totals = train_worker(job, train, heldout, options["mailbox"])
     except NotFinite as error:
         return {"not_finite": (str(error), error.step)}
+    if job.answers and "interrupted" not in totals:
+        totals |= answer_heldout(job, heldout, options["mailbox"])
+    return totals

@@ -50,6 +50,7 @@ class WorkerJob:
     total_steps: int
     run_dir: Path
     exports: bool = True  # writes the model at the end
+    answers: bool = False  # and lets it answer held-out records
     start_from: Path | None = None  # a checkpoint, where the run has none of its own
     identities: Mapping[str, str] | None = None  # of what is trained on
 

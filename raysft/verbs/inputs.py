@@ -89,8 +89,7 @@ def read_inputs(
     require_same(run_dir, found, emit)
     facts = audit(config, template, prepared)
     emit(events.Data(facts))
-    from raysft.model import answers  # noqa: F401 (imported here while Ray starts)
-    from raysft.runtime import fit, ray_private  # noqa: F401 (the same)
+    from raysft.runtime import fit, ray_private  # noqa: F401 (imported here while Ray starts)
 
     if warning := ray_private.version_warning():
         emit(events.Warning(warning))

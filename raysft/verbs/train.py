@@ -64,7 +64,6 @@ def run(
         config, emit, lambda ray_is_there: read_inputs(config, run_dir, emit, ray_is_there)
     )
     from raysft.data.dataset import epoch_length
-    from raysft.model.answers import answer_heldout
     from raysft.runtime.connect import shut_down_ray
     from raysft.runtime.fit import fit, total_steps
     from raysft.train.objectives.sft import SFT
@@ -89,11 +88,9 @@ def run(
 
     result = fit(
         config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep,
-        objective=objective or SFT, identities=identities,
+        objective=objective or SFT, answers=True, identities=identities,
     )  # fmt: skip
     shut_down_ray()
-    emit(events.Status("writing answers to held-out records"))
-    answers = answer_heldout(config, run_dir / rundir.MODEL, prepared.heldout, keep)
     steps = result.totals.pop("step")
     results = {
         "model_dir": str(run_dir / rundir.MODEL),
@@ -106,7 +103,6 @@ def run(
         **result.totals,
         "peak_memory_gib": last.get("peak_memory_gib"),
         "reserved_memory_gib": last.get("reserved_memory_gib"),
-        **answers,
         "samples": samples,
         "data": facts,
         "workers": observed,
