@@ -101,6 +101,7 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
     the run. Raises UserError and RunError.
     """
     from raysft.runs import provenance
+    from raysft.verbs import plan
     from raysft.verbs.check import check
     from raysft.verbs.identities import ACCEPTS
     from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
@@ -117,6 +118,7 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
             "scaling.workers to one number"
         )
     rows = verb.plan(config)
+    rows[1:1] = plan.inputs(config, reads_data=verb.inputs(config)[1])
     address = os.environ.get("RAY_ADDRESS", "")
     if typed.address is None and address not in ("", "local"):
         rows.append(("cluster", f"{address}, which RAY_ADDRESS says; unset it to train here alone"))

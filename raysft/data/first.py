@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import suppress
 from difflib import get_close_matches
+from typing import Any
 
 from raysft.config.data import DEMO, Fields, Source
 from raysft.config.schema import Config
@@ -28,15 +29,16 @@ def check_data(config: Config, *, elsewhere: bool = False) -> list[str]:
     for key, paths in (("data.path", data.path), ("data.eval_path", data.eval_path)):
         if paths is None:
             continue
+        parts = sources(data, paths)
         try:
             here = []
-            for part in sources(data, paths):
+            for part in parts:
                 try:
                     if is_here(part, key, elsewhere=elsewhere):
                         here.append(part)
                 except NoAnswer as error:
                     warnings.append(str(error))
-            check_parts(config, here)
+            check_parts(config, here, are_all=len(here) == len(parts))
         except UserError as error:  # whose words are of `path`, for either
             raise UserError(str(error).replace("data.path:", f"{key}:", 1)) from None
     return warnings
@@ -53,19 +55,32 @@ def is_here(part: Source, key: str, *, elsewhere: bool) -> bool:
     return False
 
 
-def check_parts(config: Config, parts: list[Source]) -> None:
-    """Raises UserError."""
+def check_parts(config: Config, parts: list[Source], *, are_all: bool) -> None:
+    """are_all: no other part can have the fields that these lack. Raises UserError."""
     data = config.data
     looks = [look(part, index, config.run.seed) for index, part in enumerate(parts)]
     fields = [(part.fields or data.fields).model_dump(exclude_none=True) for part in parts]
-    check_first(fields, looks)
+    if are_all:
+        check_first(fields, looks)
+    dropped: Counter[str] = Counter()
+    whole, num_records = are_all, 0
     for part, its, first in zip(parts, fields, looks, strict=True):
-        check_records(config, format_of(part, its, first), its, first)
+        records = first.records[: min(RECORDS, data.max_records or RECORDS)]
+        dropped += check_records(config, format_of(part, its, first), its, first, records)
+        whole = whole and first.whole and len(records) == len(first.records)
+        num_records += len(records)
+    if whole and num_records == dropped.total() > 0:
+        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in dropped.items())
+        raise UserError(
+            f"data.path: no record of {num_records:,} can be trained on: {reasons}. The first is "
+            f"{looks[0].records[0][0]}"
+        )
 
 
-def check_records(config: Config, name: str, fields: dict[str, str], first: Look) -> None:
-    """Raises UserError for a record that would stop the run, and where none can be learnt from."""
-    records = first.records[: min(RECORDS, config.data.max_records or RECORDS)]
+def check_records(
+    config: Config, name: str, fields: dict[str, str], first: Look, records: list[tuple[str, Any]]
+) -> Counter[str]:
+    """Why some would be left out. Raises UserError for one that would stop the run."""
     dropped: Counter[str] = Counter()
     for where, record in records:
         try:
@@ -73,19 +88,13 @@ def check_records(config: Config, name: str, fields: dict[str, str], first: Look
                 raise record
             to_conversations(renamed(record, fields), FORMATS[name])
         except NothingToLearn as error:
-            dropped[str(error)] += 1
+            dropped[error.reason] += 1
         except RecordError as error:
             if config.data.on_bad_record == "error":
                 advice = advice_for(str(error), name, first)
                 raise UserError(f"{where}: {error}{advice}") from None
-            dropped[str(error)] += 1
-    is_all = first.whole and len(records) == len(first.records)
-    if is_all and dropped.total() == len(records):
-        reasons = ", ".join(f"{count:,} x {reason}" for reason, count in dropped.items())
-        raise UserError(
-            f"data.path: no record of {len(records):,} can be trained on: {reasons}. The first is "
-            f"{records[0][0]}"
-        )
+            dropped[error.reason] += 1
+    return dropped
 
 
 def advice_for(problem: str, name: str, first: Look) -> str:

@@ -1,7 +1,7 @@
 """What the files of a model and its tokenizer tell without loading them. Light imports only."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from raysft.config.schema import Config
 from raysft.data.hub import HUB_NAME, nearest, require_on_hub
 from raysft.data.template import no_end_token, no_template
 from raysft.errors import UserError
+from raysft.estimate.shape import tokens_in
 from raysft.runs import rundir
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json", "*.bin.index.json")
@@ -20,7 +21,7 @@ TOKENIZER_FILES = (
     *("*.tiktoken", "tekken.json"),
 )
 MOST_BYTES = 12 << 20  # of a tokenizer that is read here: a larger one takes too long
-PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", None)  # without an own end token
+PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # without an own end token
 
 
 def require_place(path: str, key: str) -> Path | None:
@@ -51,6 +52,8 @@ def check_files(config: Config, model: Path | None, tokenizer: Path | None) -> N
     if model is not None:
         raw = read_object(model, "config.json", "model.path")
         check_model(config.model, model, raw)
+        text = raw.get("text_config")  # of a model for text and images
+        raw = text if isinstance(text, dict) else raw
         positions = raw.get("max_position_embeddings", raw.get("n_positions"))
         require_positions(config, positions if isinstance(positions, int) else None)
     if tokenizer is None:
@@ -89,26 +92,21 @@ def check_tokenizer(config: Config, folder: Path) -> int | None:
     settings: Mapping[str, Any] = {}
     if (folder / "tokenizer_config.json").exists():
         settings = read_object(folder, "tokenizer_config.json", key)
-    plain = settings and settings.get("tokenizer_class") in PLAIN_CLASSES
-    if plain and not settings.get("eos_token") and not any(folder.glob("special_tokens_map.json")):
+    # Beside a model, its type may choose another class.
+    alone = not any((folder / name).exists() for name in ("config.json", "special_tokens_map.json"))
+    plain = settings.get("tokenizer_class") in PLAIN_CLASSES
+    if alone and plain and not settings.get("eos_token"):
         raise UserError(no_end_token(folder))
     if config.data.template == "tokenizer" and not has_template(folder, settings):
         raise UserError(no_template(folder))
     file = folder / "tokenizer.json"
     if not file.exists() or file.stat().st_size > MOST_BYTES:
         return None
-    added = settings.get("added_tokens_decoder")
-    more = added.values() if isinstance(added, Mapping) else ()
-    return count_tokens(read_object(folder, file.name, key), more)
-
-
-def count_tokens(raw: Mapping[str, Any], more: Iterable[Any]) -> int | None:
-    """Of a tokenizer.json, with the tokens that its settings add."""
     try:
-        vocabulary = raw["model"]["vocab"]  # {token: id}, or a list of [token, score]
-        known = {*vocabulary} if isinstance(vocabulary, dict) else {one[0] for one in vocabulary}
-        return len(known | {token["content"] for token in (*raw.get("added_tokens", ()), *more)})
-    except (KeyError, TypeError, IndexError):  # of a kind that transformers may know
+        return tokens_in(file, file.stat().st_mtime_ns)
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{key}: {file} is damaged: {error}") from None
+    except (KeyError, TypeError, ValueError):  # of a kind that transformers may know
         return None
 
 

@@ -81,8 +81,9 @@ def answer(host: str, port: int) -> str | None:
             head = first_bytes(connection)
     except (OSError, OverflowError) as error:
         return f"nobody answers there ({getattr(error, 'strerror', None) or error})"
-    # One that says nothing may want another way to be spoken to, such as TLS: Ray is to find out.
-    is_grpc = len(head) < FRAME_HEADER or head[3] == SETTINGS
+    if not head:
+        return f"what answers there has said nothing in {WITHIN_S:.0f} s"
+    is_grpc = len(head) == FRAME_HEADER and head[3] == SETTINGS
     return None if is_grpc else "what answers there is no Ray cluster"
 
 

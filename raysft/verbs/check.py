@@ -2,6 +2,7 @@
 written. What a run computes later has the last word. Light imports only."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -41,7 +42,8 @@ def check(
     if starts and warnings:
         raise UserError(warnings[0])
     if not elsewhere:
-        warnings += check_disk(config)
+        trains = verb is None or verb.study is None  # a study keeps no checkpoint and no model
+        warnings += check_disk(config, needs_room=trains)
     return warnings
 
 
@@ -80,7 +82,7 @@ def check_template(name: str, *, elsewhere: bool) -> None:
     source = read_template(name)
     import jinja2
 
-    if "{% generation" in source:  # a tag of transformers' own
+    if re.search(r"{%-?\s*generation", source):  # a tag of transformers' own
         return
     try:
         jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(source)
@@ -88,9 +90,12 @@ def check_template(name: str, *, elsewhere: bool) -> None:
         raise UserError(f"data.template: {name} line {error.lineno}: {error.message}") from None
 
 
-def check_disk(config: "Config") -> list[str]:
+def check_disk(config: "Config", *, needs_room: bool) -> list[str]:
     """Whether run.storage can be written and has room for a checkpoint and the model, where their
-    size is known; a warning where all checkpoints that are kept do not fit. Raises UserError."""
+    size is known; a warning where all checkpoints that are kept do not fit. Raises UserError.
+
+    needs_room: of what leaves checkpoints and a model.
+    """
     from raysft.estimate.memory import WEIGHT_BYTES
     from raysft.estimate.shape import dims_of, parameters
 
@@ -100,8 +105,8 @@ def check_disk(config: "Config") -> list[str]:
         reason = "is a file" if not there.is_dir() else "is not yours to write in"
         raise UserError(f"run.storage: {storage} cannot be written: {there} {reason}")
     try:
-        count = sum(parameters(dims_of(config)).values())
-    except UserError:  # of a model whose size is told by its weights only
+        count = sum(parameters(dims_of(config)).values()) if needs_room else 0
+    except (UserError, ValueError, KeyError, TypeError):  # the weights alone tell its size
         return []
     checkpoint = BYTES_PER_PARAMETER * count if config.checkpoint.every_steps else 0
     model, free = WEIGHT_BYTES[config.engine.precision] * count, shutil.disk_usage(there).free

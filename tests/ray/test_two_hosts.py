@@ -204,9 +204,8 @@ def test_the_token_is_found_where_ray_looks_for_it(hosts: Hosts, tmp_path: Path)
 def test_what_cannot_be_submitted_is_told(hosts: Hosts, here: Path) -> None:
     train = ("train", "gpt2-tiny-cpu", *ON)
     check_one_message(hosts.raysft(*train, cwd=here), "run.storage 'runs' is relative")
-    large = here / "large.jsonl"
-    with large.open("wb") as file:
-        file.truncate(65 * 2**20)
+    record = b'{"prompt": "a", "completion": "b"}\n'
+    (here / "large.jsonl").write_bytes(record * (65 * 2**20 // len(record)))
     options = small(here / "runs", data__path="large.jsonl")
     check_one_message(hosts.raysft(*train, *options, cwd=here), "too large to travel with the job")
     nobody = hosts.raysft("runs", "--address", "http://10.77.0.1:9", cwd=here)

@@ -29,6 +29,8 @@ def test_dry_run_writes_run_json_and_prints_plan_and_command(tmp_path: Path) -> 
     outcome = run_raysft("train", "gpt2-xl", "--dry-run", "--name", "x", cwd=tmp_path)
     assert outcome.code == 0
     assert outcome.stdout == "python -m raysft.job runs/x/run.json\n"
+    assert "  data           tatsu-lab/alpaca; held out: 0.05 of the records\n" in outcome.stderr
+    assert "  tokenizer      openai-community/gpt2-xl, template alpaca\n" in outcome.stderr
     assert "64 records = packs of as many tokens as fit (auto) on 1 worker" in outcome.stderr
     spec = json.loads((tmp_path / "runs/x/run.json").read_text())
     assert spec["verb"] == "train"

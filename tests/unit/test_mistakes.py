@@ -207,3 +207,51 @@ def test_a_mistake_costs_little(workspace: Path) -> None:
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert outcome.code == 2
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
+
+
+SOUND = {
+    "one part has nothing to learn from": (
+        'data.path=["records.jsonl", "empty.jsonl"]',
+        {"empty.jsonl": '{"prompt": "a", "completion": ""}\n'},
+    ),
+    "a bad record that is left out": (
+        "data.path=bad.jsonl data.on_bad_record=skip", {"bad.jsonl": ROW + "{\n"},
+    ),
+    "a bad record that is not read": (
+        "data.path=bad.jsonl data.max_records=1", {"bad.jsonl": ROW + "{\n"},
+    ),
+    "fields of the other part": (
+        'data.path=["records.jsonl", "q.jsonl"] data.fields.prompt=q data.format=prompt_completion',
+        {"q.jsonl": '{"q": "a", "completion": "b"}\n', "records.jsonl": ROW},
+    ),
+    "a template with a tag of transformers": (
+        "data.template=t.jinja",
+        {"t.jinja": "{%- generation %}{{ eos_token }}{% endgeneration %}"},
+    ),
+    "a tokenizer of a kind unknown here": (
+        "model.tokenizer=odd", {"odd/tokenizer.json": '{"model": {"type": "New"}}'},
+    ),
+    "a model for text and images": (
+        "model.path=both model.tokenizer=model",
+        {"both/config.json": '{"model_type": "llava", "text_config": {"vocab_size": 12}}',
+         "both/model.safetensors": ""},
+    ),
+    "a benchmark of a model larger than the disk": (
+        "bench.seq_lens=[16] model.init=scratch "
+        "model.shape={n_layer=4000,n_embd=16384,n_head=16} bench", {},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SOUND)
+def test_what_only_looks_like_a_mistake_runs(
+    name: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, files = SOUND[name]
+    for file, content in files.items():
+        (workspace / file).parent.mkdir(exist_ok=True)
+        (workspace / file).write_text(content)
+    verb = ["bench", "seq-len"] if settings.endswith(" bench") else ["train"]
+    words = shlex.split(settings.removesuffix(" bench").replace('"', '\\"').replace(", ", ","))
+    sets = [word for one in words for word in ("--set", one)]
+    assert typed(["raysft", *verb, "run.toml", *sets, "--dry-run", "--name", "x"], monkeypatch) == 0

@@ -45,6 +45,14 @@ def test_another_server_there(server: int) -> None:
         require_cluster(f"127.0.0.1:{server}")
 
 
+def test_a_server_that_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raysft.runtime.reach.WITHIN_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(UserError, match="has said nothing"):
+            require_cluster(f"127.0.0.1:{port}")
+
+
 @pytest.mark.parametrize("server", [SETTINGS_FRAME], indirect=True)
 def test_a_server_of_grpc_there(server: int) -> None:
     require_cluster(f"127.0.0.1:{server}")
