@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from raysft.cli import terminal
+from raysft.cli import completion, terminal
 from raysft.cli.options import (
     AddressOption,
     ClusterOption,
@@ -58,7 +58,11 @@ def runs(
 
 def doctor(
     config: Annotated[
-        str, typer.Argument(help="Of the run it is to be ready for; a preset or a TOML file.")
+        str,
+        typer.Argument(
+            help="Of the run it is to be ready for; a preset, a TOML file or a run.",
+            autocompletion=completion.configs,
+        ),
     ] = "gpt2-tiny-cpu",
     overrides: SetOption = [],  # noqa: B006
     address: AddressOption = None,

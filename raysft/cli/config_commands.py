@@ -74,7 +74,7 @@ def copy(
     if run_folder(config):  # which holds every default
         raw = validate(raw, where=config).model_dump(mode="json", exclude_defaults=True)
     write_new(file, as_toml(raw, head=head_of(config), commented=True))
-    terminal.stderr.print(f"wrote {file}", markup=False)
+    print(file)
 
 
 @config_app.command("check")

@@ -56,7 +56,7 @@ def test_show_and_copy_as_typed(tmp_path: Path) -> None:
     wanted = load_config("gpt2-tiny-cpu", ["optim.lr=1e-4"])
     assert config_of(shown.stdout) == wanted
     copied = run_raysft("config", "copy", "gpt2-tiny-cpu", "my.toml", *sets, cwd=tmp_path)
-    assert copied.code == 0, copied.stderr
+    assert (copied.code, copied.stdout) == (0, "my.toml\n"), copied.stderr
     text = (tmp_path / "my.toml").read_text()
     assert text.startswith("# The demo: a small GPT-2 from scratch")
     assert "# Peak learning rate, reached at the end of warmup.\nlr = 0.0001\n" in text
