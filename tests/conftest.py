@@ -99,3 +99,21 @@ def records_file(tmp_path: Path) -> Path:
     path = tmp_path / "records.json"
     path.write_text(json.dumps(records))
     return path
+
+
+@pytest.fixture
+def own_files(tmp_path: Path, tokenizer: Any) -> Path:
+    """A folder with what pages call my-model, a GPT-2 of two layers with its tokenizer, and
+    records.jsonl: 600 records, of which the longest is an answer of 200 bytes."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    shape = {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 1024}
+    ids = {"bos_token_id": 0, "eos_token_id": 0}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **shape, **ids))
+    model.save_pretrained(tmp_path / "my-model")
+    tokenizer.save_pretrained(tmp_path / "my-model")
+    lengths = [length for length in (5, 50, 200) for _ in range(200)]
+    records = [{"prompt": "say it", "completion": "x" * length} for length in lengths]
+    lines = (json.dumps(record) + "\n" for record in records)
+    (tmp_path / "records.jsonl").write_text("".join(lines))
+    return tmp_path

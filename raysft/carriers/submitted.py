@@ -20,15 +20,20 @@ def record() -> Path:
     return Path(cache) / "raysft" / "submitted.jsonl"
 
 
+def as_kept(address: str) -> dict[str, str]:
+    """The key of run.json, and of a line of the record: none for an address with a password."""
+    return {ADDRESS: address} if without_secrets(address) == address else {}
+
+
 def remember(job_id: str, name: str, address: str) -> None:
-    """Without a word where it cannot be kept. An address with a password in it is not."""
-    if without_secrets(address) != address:
+    """Without a word where it cannot be kept."""
+    if not as_kept(address):
         return
     file = record()
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         lines = file.read_text().splitlines()[1 - KEPT :] if file.exists() else []
-        lines.append(json.dumps({"job": job_id, "name": name, ADDRESS: address}))
+        lines.append(json.dumps({"job": job_id, "name": name, **as_kept(address)}))
         file.write_text("\n".join(lines) + "\n")
 
 

@@ -13,7 +13,6 @@ from raysft.cli.last_words import finish
 from raysft.cli.runs_table import Run, cells, new_table, short_name
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.runs import provenance
 from raysft.runs.events import End, Event
 from raysft.runs.rundir import RUN
 from raysft.studies.tables import FittedTable
@@ -48,7 +47,7 @@ def run_there(
         print(entrypoint(Path(spec["run_dir"]) / RUN))
         return
     client = jobs_api.connect(address)
-    spec |= {submitted.ADDRESS: provenance.without_secrets(address)}
+    spec |= submitted.as_kept(address)
     job_id = jobs_api.submit(client, spec, config, ship_code=ship_code)
     submitted.remember(job_id, str(config.run.name), address)
     terminal.fact("job", job_id)

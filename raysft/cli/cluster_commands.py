@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from raysft.cli import completion
 from raysft.cli.options import (
     AddressOption,
     ClusterOption,
@@ -38,7 +39,11 @@ def stop(name: RunArgument, address: ClusterOption = None) -> None:
 
 def doctor(
     config: Annotated[
-        str, typer.Argument(help="Of the run it is to be ready for; a preset or a TOML file.")
+        str,
+        typer.Argument(
+            help="Of the run it is to be ready for; a preset, a TOML file or a run.",
+            autocompletion=completion.configs,
+        ),
     ] = "gpt2-tiny-cpu",
     overrides: SetOption = [],  # noqa: B006
     address: AddressOption = None,

@@ -4,16 +4,13 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from raysft.cli import completion, terminal
 from raysft.cli.options import ConfigArgument, ConfigCommand, SetOption
 from raysft.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 config_app = typer.Typer(no_args_is_help=True, help="Find keys and presets; write configs.")
 SectionArgument = Annotated[
@@ -74,7 +71,7 @@ def copy(
     if run_folder(config):  # which holds every default
         raw = validate(raw, where=config).model_dump(mode="json", exclude_defaults=True)
     write_new(file, as_toml(raw, head=head_of(config), commented=True))
-    terminal.stderr.print(f"wrote {file}", markup=False)
+    print(file)
 
 
 @config_app.command("check", cls=ConfigCommand)

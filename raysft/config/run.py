@@ -41,7 +41,8 @@ class Run(Section):
 
     name: Name | None = None
     """Name of the run's folder in `storage`: up to 100 letters, digits and `. _ - + = @`. `--name`
-    overrides it. When absent, it is made of the config's file or preset name and the UTC time."""
+    overrides it. When absent, it is made of the name of the config's file, preset or run and the
+    UTC time."""
     storage: Place = "runs"
     """Folder in which every run gets a folder of its own; not a URI. On a cluster it must be an
     absolute path that all nodes share."""

@@ -56,7 +56,7 @@ def test_show_and_copy_as_typed(tmp_path: Path) -> None:
     wanted = load_config("gpt2-tiny-cpu", ["optim.lr=1e-4"])
     assert config_of(shown.stdout) == wanted
     copied = run_raysft("config", "copy", "gpt2-tiny-cpu", "my.toml", *sets, cwd=tmp_path)
-    assert copied.code == 0, copied.stderr
+    assert (copied.code, copied.stdout) == (0, "my.toml\n"), copied.stderr
     text = (tmp_path / "my.toml").read_text()
     assert text.startswith("# The demo: a small GPT-2 from scratch")
     assert "# Peak learning rate, reached at the end of warmup.\nlr = 0.0001\n" in text
@@ -136,15 +136,15 @@ def required() -> dict[str, Any]:
 
 
 @pytest.fixture
-def planned(tmp_path: Path) -> Path:
+def planned(own_files: Path) -> Path:
     """The folder of a run whose "auto" values were chosen, as a job writes it."""
-    sets = ["model.path=./m", "data.path=d.jsonl", "run.epochs=2", "model.dropout=0.1"]
+    sets = [*NEEDED["pretrained-cpu"], "run.epochs=2", "model.dropout=0.1"]
     words = [word for setting in sets for word in ("--set", setting)]
     outcome = run_raysft(
-        "train", "pretrained-cpu", *words, "--name", "first", "--dry-run", cwd=tmp_path
+        "train", "pretrained-cpu", *words, "--name", "first", "--dry-run", cwd=own_files
     )
     assert outcome.code == 0, outcome.stderr
-    folder = tmp_path / "runs/first"
+    folder = own_files / "runs/first"
     spec = json.loads((folder / "run.json").read_text())
     chosen = {"engine.zero_stage": 2, "model.activation_checkpointing": True}
     chosen["batch.tokens_per_micro_batch"] = 1024
@@ -163,7 +163,7 @@ def test_a_run_starts_again_under_a_name_of_its_own(planned: Path) -> None:
         file = here / outcome.stdout.split()[-1]
         assert file.parent.name.startswith("first-20")
         config = json.loads(file.read_text())["config"]
-        assert (config["model"]["path"], config["model"]["dropout"]) == ("./m", 0.1)
+        assert (config["model"]["path"], config["model"]["dropout"]) == ("./my-model", 0.1)
         assert (config["run"]["epochs"], config["optim"]["lr"]) == (2.0, 1e-3)
         left = validate(config, where="again").left_open
         assert len(left) == 3, "what was chosen for one machine is chosen anew"

@@ -1,6 +1,5 @@
 """`raysft init`: a config for a model, records and machine, without starting anything."""
 
-import json
 import os
 import pty
 import shutil
@@ -26,20 +25,8 @@ OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9"}  # where nothing answers
 
 
 @pytest.fixture
-def here(tmp_path: Path, tokenizer: Any) -> Path:
-    """A folder with a GPT-2 of 2 layers without its weights, which nothing here needs, and records
-    of which the longest is an answer of 200 bytes."""
-    from transformers import GPT2Config
-
-    shape = {"n_layer": 2, "n_embd": 64, "n_head": 2, "n_positions": 1024}
-    GPT2Config(vocab_size=len(tokenizer), **shape).save_pretrained(tmp_path / "my-model")
-    tokenizer.save_pretrained(tmp_path / "my-model")
-    records = [
-        {"prompt": "say it", "completion": "x" * n} for n in (5, 50, 200) for _ in range(200)
-    ]
-    lines = (json.dumps(record) + "\n" for record in records)
-    (tmp_path / "records.jsonl").write_text("".join(lines))
-    return tmp_path
+def here(own_files: Path) -> Path:
+    return own_files
 
 
 GIVEN = ("--model", "./my-model", "--data", "records.jsonl")
