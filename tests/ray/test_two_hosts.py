@@ -85,7 +85,7 @@ def test_a_run_ends_as_it_does_on_one_machine(hosts: Hosts, here: Path) -> None:
     assert again.code == 2
     assert "holds a run already" in again.stderr
     listed = hosts.raysft("runs", *ON, cwd=here)
-    assert [row.split()[:3] for row in listed.stdout.splitlines() if row.startswith(" x ")] == [
+    assert [row.split()[:3] for row in listed.stdout.splitlines() if row.startswith("x ")] == [
         ["x", "train", "done"],
         ["x", "train", "failed"],
     ]
