@@ -1,17 +1,12 @@
 """A model to the hub: the real client, by real HTTP, to as much of the hub as it asks for."""
 
-import base64
-import hashlib
 import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import urlparse
 
 import pytest
 import torch
@@ -24,110 +19,13 @@ from raysft.runs import events
 from raysft.runs.events import Event
 from raysft.verbs.train import describe_and_push
 from tests.conftest import run_raysft
-
-TOKEN = "hf_sentinelAAAA1"
-
-
-class Hub(BaseHTTPRequestHandler):
-    """Creates repositories, takes regular files in the commit and large ones by LFS."""
-
-    repos: dict[str, dict[str, bytes]]  # name -> its files
-    made: dict[str, str | None]  # name -> visibility that was asked for
-    stored: dict[str, bytes]  # by LFS, under their digest
-
-    def log_message(self, *_: Any) -> None: ...
-
-    def body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            parts = []
-            while size := int(self.rfile.readline(), 16):
-                parts.append(self.rfile.read(size))
-                self.rfile.readline()
-            self.rfile.readline()
-            return b"".join(parts)
-        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-
-    def reply(self, status: int, value: Any) -> None:
-        content = json.dumps(value).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server.server_port}"  # type: ignore[attr-defined]
-
-    def do_PUT(self) -> None:
-        digest = urlparse(self.path).path.rpartition("/")[2]
-        content = self.body()
-        good = hashlib.sha256(content).hexdigest() == digest
-        if good:
-            self.stored[digest] = content
-        self.reply(200 if good else 400, {})
-
-    def do_POST(self) -> None:
-        path, body = urlparse(self.path).path, self.body()
-        if self.headers.get("Authorization") != f"Bearer {TOKEN}":
-            self.reply(401, {"error": "Invalid username or password."})
-        elif path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked.get('organization') or 'me'}/{asked['name']}"
-            if name.startswith("others/"):
-                self.reply(403, {"error": "You don't have the rights to create a model there"})
-            elif name in self.repos:
-                self.reply(409, {"error": "You already created this model repo",
-                                 "url": f"{self.address()}/{name}"})  # fmt: skip
-            else:
-                self.repos[name], self.made[name] = {}, asked.get("visibility")
-                self.reply(200, {"url": f"{self.address()}/{name}", "name": name})
-        elif path == "/api/validate-yaml":
-            self.reply(200, {"errors": [], "warnings": []})
-        elif found := re.fullmatch(r"/api/models/(.+?/.+?)/(preupload|commit)/main", path):
-            getattr(self, found[2])(self.repos[found[1]], found[1], body)
-        elif path.endswith(".git/info/lfs/objects/batch"):
-            objects = [
-                {**one, "actions": {"upload": {"href": f"{self.address()}/store/{one['oid']}"}}}
-                for one in json.loads(body)["objects"]
-            ]
-            self.reply(200, {"transfer": "basic", "objects": objects})
-        else:
-            self.reply(404, {"error": path})
-
-    def preupload(self, _repo: dict[str, bytes], _name: str, body: bytes) -> None:
-        files = [
-            {
-                "path": one["path"],
-                "uploadMode": "lfs" if one["path"].endswith(".safetensors") else "regular",
-                "shouldIgnore": False,
-            }
-            for one in json.loads(body)["files"]
-        ]
-        self.reply(200, {"files": files})
-
-    def commit(self, repo: dict[str, bytes], name: str, body: bytes) -> None:
-        for line in map(json.loads, body.splitlines()):
-            value = line["value"]
-            if line["key"] == "file":
-                assert value["encoding"] == "base64"
-                repo[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                repo[value["path"]] = self.stored[value["oid"]]
-        commit = "c" * 40
-        url = f"{self.address()}/{name}/commit/{commit}"
-        self.reply(200, {"success": True, "commitOid": commit, "commitUrl": url})
+from tests.hub_stand_in import TOKEN, serving
 
 
 @pytest.fixture
 def hub() -> Iterator[Any]:
-    class Own(Hub):
-        repos, made, stored = {}, {}, {}
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
-    Thread(target=server.serve_forever, daemon=True).start()
-    Own.url = f"http://127.0.0.1:{server.server_port}"  # type: ignore[attr-defined]
-    yield Own
-    server.shutdown()
+    with serving() as served:
+        yield served
 
 
 @pytest.fixture
@@ -175,12 +73,9 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 def export(hub: Any, run_dir: Path, *words: str, token: str = TOKEN) -> Any:
-    home = str(run_dir.parents[2] / "hf")
-    address = {"HF_ENDPOINT": hub.url, "HF_HOME": home, "HF_TOKEN": token, "NO_PROXY": "127.0.0.1"}
-    # Large files by LFS: Xet, which the client prefers, needs a server of another kind.
-    switches = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+    environment = hub.environment | {"HF_HOME": str(run_dir.parents[2] / "hf"), "HF_TOKEN": token}
     folder = run_dir.parents[1]
-    return run_raysft("export", "runs/first", *words, cwd=folder, **address, **switches)
+    return run_raysft("export", "runs/first", *words, cwd=folder, **environment)
 
 
 def test_a_run_is_pushed_with_its_card(hub: Any, run_dir: Path) -> None:
