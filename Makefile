@@ -8,7 +8,7 @@ BIN := .venv/bin
 .PHONY: demo test test-unit test-faults lint install clean
 
 demo: install
-	$(BIN)/raysft train gpt2-tiny-cpu
+	$(BIN)/raysft train gpt2-tiny-cpu --name demo
 
 test: install
 	$(BIN)/pytest

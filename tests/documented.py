@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 # In which the pages are read, and their commands run; pages not named here come after these.
-ORDER = ("data", "training", "faults", "search", "benchmarks", "clusters", "how-it-computes")
+ORDER = ("data", "training", "use", "faults", "search", "benchmarks", "clusters", "how-it-computes")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE_NAME = re.compile(r"# (\S+\.toml)\n")
 
@@ -48,7 +48,8 @@ def lines() -> list[str]:
 
 def commands(program: str) -> list[list[str]]:
     """The words after the program's name, of each of its lines."""
-    return [shlex.split(line)[1:] for line in lines() if line.startswith(program + " ")]
+    typed = [line.removeprefix(".venv/bin/") for line in lines()]
+    return [shlex.split(line)[1:] for line in typed if line.startswith(program + " ")]
 
 
 def overrides(words: list[str]) -> list[str]:

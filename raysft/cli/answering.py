@@ -1,17 +1,33 @@
 """What `generate` and `chat` do with what was typed. Light imports only."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.cli import terminal
-from raysft.errors import UserError
+from raysft.errors import RunError, UserError, is_out_of_memory
 from raysft.runs import rundir, snapshot
 from raysft.train.checkpoint import layout
 
 if TYPE_CHECKING:
     from raysft.data.prompts import Prompt
     from raysft.model.generate import How
+
+
+@contextmanager
+def memory_is_told() -> Iterator[None]:
+    """Raises RunError where there is not enough."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            "the model and its answers need more memory than there is: try a smaller "
+            "--max-new-tokens, or fewer prompts at a time with --batch-size"
+        ) from error
 
 
 def asked_for(

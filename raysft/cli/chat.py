@@ -59,6 +59,7 @@ def next_question(by_hand: bool) -> str | None:
         try:
             line = typed("... " if lines else "> ") if by_hand else sys.stdin.readline()
         except EOFError:
+            print()
             line = ""
         lines.append(line.rstrip("\n"))
         if not line:

@@ -10,7 +10,15 @@ from typing import Annotated
 import typer
 
 from raysft.cli import terminal
-from raysft.cli.answering import answer_file, answer_one, asked_for, place_of, ready, text_of
+from raysft.cli.answering import (
+    answer_file,
+    answer_one,
+    asked_for,
+    memory_is_told,
+    place_of,
+    ready,
+    text_of,
+)
 from raysft.errors import UserError
 
 ModelArgument = Annotated[
@@ -124,12 +132,14 @@ def generate(
         if to is not None and (to.exists() or not to.parent.is_dir()):
             why = "exists: name another file, or remove it" if to.exists() else "has no folder"
             raise UserError(f"--to: {to} {why}")
-        answer_file(place_of(model), read_prompts(prompts, system), to, how, seed, batch_size)
+        asked = read_prompts(prompts, system)
+        with memory_is_told():
+            answer_file(place_of(model), asked, to, how, seed, batch_size)
         return
     prompt = typed(text_of(instruction), system)
-    answer_one(
-        place_of(model), prompt, how, seed, sys.stdout.isatty() if stream is None else stream
-    )
+    stream = sys.stdout.isatty() if stream is None else stream
+    with memory_is_told():
+        answer_one(place_of(model), prompt, how, seed, stream)
 
 
 def chat(
@@ -149,11 +159,12 @@ def chat(
     """
     how = asked_for(temperature, top_p, stop, max_new_tokens)
     place = place_of(model)
-    loaded, template = ready(place, seed)
-    from raysft.cli.chat import converse
-    from raysft.model.conversation import Talk
+    with memory_is_told():
+        loaded, template = ready(place, seed)
+        from raysft.cli.chat import converse
+        from raysft.model.conversation import Talk
 
-    converse(Talk(loaded, template, how, system))
+        converse(Talk(loaded, template, how, system))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -17,6 +17,7 @@ from raysft.runs.provenance import command_without_places, without_places
 FILE = "README.md"
 COMMIT_LENGTH = 40  # of a hub model's identity in run.json; that of a folder is a shorter digest
 HUB_TIMEOUT_S = 5
+SAMPLE = "What can you do?"
 Facts = Mapping[str, Any]  # as in summary.json; what is not known is left out of the card
 
 
@@ -149,6 +150,8 @@ def usage(folder: Path, repo: str | None) -> str:
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     described = json.loads((folder / "config.json").read_text())
     positions = described.get("max_position_embeddings") or described.get("n_positions") or 512
+    room = positions - len(tokenizer(prompt_for(tokenizer, SAMPLE))["input_ids"])
+    written = as_written(prompt_for(tokenizer, "{instruction}"))
     name = f'"{repo}"' if repo else '"."  # this folder'
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -156,26 +159,32 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 name = {name}
 tokenizer = AutoTokenizer.from_pretrained(name)
 model = AutoModelForCausalLM.from_pretrained(name)
-messages = [{{"role": "user", "content": "What can you do?"}}]
+messages = [{{"role": "user", "content": "{SAMPLE}"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
 )
-output = model.generate(**inputs, max_new_tokens={min(256, positions // 2)}, do_sample=False)
+output = model.generate(**inputs, max_new_tokens={max(1, min(256, room))}, do_sample=False)
 answer = output[0, inputs["input_ids"].shape[1] :]
 print(tokenizer.decode(answer, skip_special_tokens=True))
 ```
 
-The chat template that the tokenizer carries is the one of training.{as_written(tokenizer)}
+The chat template that the tokenizer carries is the one of training.{written}
 `raysft generate` and `raysft chat` use it too."""
 
 
-def as_written(tokenizer: Any) -> str:
-    asked = [{"role": "user", "content": "{instruction}"}]
+def prompt_for(tokenizer: Any, question: str) -> str:
+    """As text; empty where the template wants turns of another kind."""
+    asked = [{"role": "user", "content": question}]
     try:
-        text = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-    except Exception:  # Jinja's, or whatever a template raises that wants turns of another kind
+        return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
+    except Exception:  # Jinja's, or whatever a template raises
         return ""
-    return f" It writes an instruction as\n\n````text\n{text}\n````\n\nand the answer follows."
+
+
+def as_written(prompt: str) -> str:
+    if not prompt:
+        return ""
+    return f" It writes an instruction as\n\n````text\n{prompt}\n````\n\nand the answer follows."
 
 
 def data(config: Config, facts: Facts) -> str:

@@ -190,6 +190,7 @@ CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("exact match, held out", "exact_match", number(".3f")),
     ("export against engine, logits", "export_logit_difference", within_rounding),
     ("wall time", "wall_s", duration),
+    ("pushed to", "pushed_to", str),
 )
 
 

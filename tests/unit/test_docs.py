@@ -12,6 +12,7 @@ import typer.main
 
 from raysft.cli.app import app
 from raysft.config.load import load_config, preset_names, read_source, validate
+from raysft.data import demo
 from raysft.verbs.registry import VERBS
 from tests import documented
 from tests.documented import ROOT, Block
@@ -86,6 +87,14 @@ def test_every_file_that_the_design_names_is_there() -> None:
 
 def is_there(name: str) -> bool:
     return any((base / name).exists() for base in (ROOT / "raysft", ROOT))
+
+
+def test_the_first_answer_shown_is_right() -> None:
+    """What the demo's model says, as far as the demo's own rules go."""
+    text = (ROOT / "README.md").read_text()
+    shown = re.findall(r'^raysft generate runs/demo "(.*?)"  # (.*)$', text, re.MULTILINE)
+    assert [demo.solve(question, "") for question, _ in shown] == [answer for _, answer in shown]
+    assert shown
 
 
 @pytest.mark.parametrize("target", documented.commands("make"), ids=shlex.join)

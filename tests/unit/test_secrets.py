@@ -1,6 +1,7 @@
 """No password or token gets into run.json, nor to the terminal, from where it is copied."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.errors import UserError
-from raysft.runs.provenance import submission
+from raysft.runs.provenance import command_without_places, submission
 from tests.conftest import run_raysft
 
 SECRETS = {
@@ -64,6 +65,20 @@ def test_the_command_is_kept_without_secrets(
     command = submission()["command"]
     assert kept in command
     assert "hid" not in command
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["train", "/home/me/my runs/a b.toml"], "train 'a b.toml'"),
+        (["--set", "data.path=/home/me/x.jsonl"], "--set data.path=x.jsonl"),
+        (["--set", 'data.path=["~/x.jsonl", "../me/y", "s3://b/z", "o/n"]'],
+         """--set 'data.path=["x.jsonl", "y", "s3://b/z", "o/n"]'"""),
+        (["--set", "optim.lr=1e-3", "--name", "a.b"], "--set optim.lr=1e-3 --name a.b"),
+    ],
+)  # fmt: skip
+def test_a_model_card_tells_names_and_no_places(words: list[str], kept: str) -> None:
+    assert command_without_places(shlex.join(["raysft", *words])) == f"raysft {kept}"
 
 
 HARMLESS = (
