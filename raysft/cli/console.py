@@ -83,7 +83,7 @@ class Renderer:
             case events.Search():
                 self.num_trials = event.trials
                 fact("at once", f"{event.at_once} of {event.trials} trials")
-                self.line.count("trial", 0, event.trials, "starting a trial")
+                self.line.count("trials ended", 0, event.trials, "starting a trial")
             case events.Trial():
                 self.show_trial(event)
             case events.Check():
@@ -107,7 +107,7 @@ class Renderer:
         running = [row for row in rows if row["status"] == "running"]
         words = ", ".join(f"trial {row['number']}" for row in running)
         self.line.count(
-            "trial", len(rows) - len(running), self.num_trials, words or "starting a trial"
+            "trials ended", len(rows) - len(running), self.num_trials, words or "starting a trial"
         )
         if stderr.is_terminal:
             table = live_table(rows, self.num_trials, room=stderr.height - 8)

@@ -73,7 +73,8 @@ class LiveLine:
         found = {"doing": self.doing}
         trains = self.phases.name in COUNTED
         if self.total and ((trains and self.step) or self.noun != "step"):
-            found["count"] = f"{self.noun} {self.step:,} of {self.total:,}"
+            of = f"{self.step:,} of {self.total:,}"
+            found["count"] = f"step {of}" if self.noun == "step" else f"{of} {self.noun}"
             full = round(BAR * self.step / self.total)
             found["bar"] = "━" * full + "╌" * (BAR - full)
         if self.newest is not None and trains:

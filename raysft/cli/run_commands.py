@@ -111,10 +111,11 @@ def remove(
             with held(folder, terminal.warning):  # or it is told who writes there
                 pass
         terminal.stderr.print(f"  {folder}: {found.status}, {size_words(folder)}", soft_wrap=True)
+    these = "it" if len(folders) == 1 else f"these {len(folders)}"
     if not yes:
         if not sys.stdin.isatty():
             raise UserError("nobody is there to be asked: give --yes")
-        if not typer.confirm(f"Remove {len(folders)} of them for good?", err=True):
+        if not typer.confirm(f"Remove {these} for good?", err=True):
             raise typer.Exit(1)
     for folder in folders:
         remove_run(folder)

@@ -165,6 +165,14 @@ def test_the_live_line_is_one_line_with_a_blank_at_its_end(width: int) -> None:
     )
 
 
+def test_the_live_line_of_a_search_counts_trials() -> None:
+    line = LiveLine()
+    line.count("trials ended", 3, 12, "trial 4, trial 5")
+    assert line.text(80, line.since).plain[2:] == (
+        "trial 4, trial 5  3 of 12 trials ended  ━━━╌╌╌╌╌╌╌╌╌  0:00"
+    )
+
+
 def test_the_live_line_of_a_run_that_starts_again_counts_anew() -> None:
     line = LiveLine()
     line.see(events.Plan(100))
