@@ -1,5 +1,7 @@
 """The two ways a run ends early that the user is told about in one message, without a traceback."""
 
+import re
+
 INTERRUPTED = 130  # exit code after Ctrl-C or SIGTERM
 # How the others meet the end of a worker, sooner than Ray tells of it: Gloo's words, and NCCL's.
 CONNECTION_LOST = (
@@ -15,6 +17,9 @@ ALLOCATION_FAILED = (
     "can't allocate memory",
     "not enough memory",
 )
+# What Ray's memory monitor says of a node, and of the processes that use most there.
+MEMORY_OF_NODE = re.compile(r"\(IP: ([^,)]+).*?\) was ([\d.]+)GB used / ([\d.]+)GB limit")
+MEMORY_USER = re.compile(r"^\d+\t([\d.]+)\t(.+)$", re.MULTILINE)
 
 
 class UserError(Exception):
@@ -53,3 +58,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """By message: Ray wraps its own class in those of the actor that died of it."""
     text = f"{type(error).__name__} {error}"
     return any(words in text for words in ALLOCATION_FAILED)
+
+
+def memory_users(error: BaseException) -> str:
+    """Who used the memory, as Ray's message lists it: a sentence, or "" where it says nothing."""
+    text = str(error)
+    node = MEMORY_OF_NODE.search(text)
+    users = [f"{name.strip()[:60]} {size} GB" for size, name in MEMORY_USER.findall(text)[:4]]
+    if node is None or not users:
+        return ""
+    return f"On {node[1]}, {node[2]} of {node[3]} GB were in use, most by {', '.join(users)}"

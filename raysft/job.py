@@ -19,8 +19,8 @@ from typing import Any, TextIO
 from raysft import __version__
 from raysft.config.load import validate
 from raysft.config.schema import Config
-from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.runs import events, rundir
+from raysft.errors import INTERRUPTED, RunError, UserError, memory_users
+from raysft.runs import events, rundir, undo
 from raysft.runs.events import Emit, Event, to_wire
 from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
@@ -41,6 +41,8 @@ def main(run_json: str) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     run_dir = Path(spec.get("run_dir", path.parent))
+    # Where it was submitted from another machine, nobody else can put the folder back.
+    before = undo.look(run_dir) if spec.get("resume") is False else None
     try:
         if spec.get("resume"):
             rundir.read_json(run_dir / rundir.RUN)  # before a folder is made
@@ -49,7 +51,11 @@ def main(run_json: str) -> int:
             emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
             code, summary = run(spec, config, run_dir, warnings, emit)
     except UserError as error:
+        if before:
+            undo.remove_empty(before)
         return refuse(run_dir, spec, error)
+    if before and code == UserError.exit_code:
+        undo.put_back(before)
     with suppress(BrokenPipeError):  # whoever listened is gone
         emit(events.End(code, summary, results(run_dir)))
     return code
@@ -166,6 +172,11 @@ def explain(error: BaseException) -> tuple[int, str, str]:
 
         if is_disk_full(error):
             return 1, "failed", str(disk_full(error))
+    if users := memory_users(error):
+        from raysft.runtime.failure_policy import ADVICE
+
+        beside = "out of memory: Ray has ended a process beside the workers"
+        return 1, "failed", f"{beside}. {users}. End what else runs there. {ADVICE}"
     # Ray puts the remote traceback into the message; the cause is its last line.
     last_line = (str(error).strip().splitlines() or [""])[-1]
     return 1, "failed", f"{type(error).__name__}: {last_line}"

@@ -11,7 +11,13 @@ from typer.core import TyperGroup
 from raysft import __version__
 from raysft.cli import cluster_commands, config_commands, terminal
 from raysft.cli.launch import command
-from raysft.cli.options import ConfigArgument, JsonOption, RunDirArgument, SetOption
+from raysft.cli.options import (
+    ConfigArgument,
+    ConfigCommand,
+    JsonOption,
+    RunDirArgument,
+    SetOption,
+)
 from raysft.errors import RunError, UserError
 from raysft.runs import rundir
 from raysft.verbs.registry import STUDIES, VERBS
@@ -63,9 +69,10 @@ app.add_typer(bench_app, name="bench")
 for verb in VERBS.values():
     group, _, name = verb.name.rpartition(" ")
     if verb.name == "tune":
-        tune_app.command("search")(command(verb))
+        tune_app.command("search", cls=ConfigCommand)(command(verb))
     elif verb.is_a_run:
-        (bench_app if group == "bench" else app).command(name)(command(verb))
+        of_group = bench_app if group == "bench" else app
+        of_group.command(name, cls=ConfigCommand)(command(verb))
 
 ResultsArgument = Annotated[Path, typer.Argument(help="A results.json, or the run that has it.")]
 
@@ -111,7 +118,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Look at what the data supervi
 app.add_typer(data_app, name="data")
 
 
-@data_app.command()
+@data_app.command(cls=ConfigCommand)
 def preview(
     config: ConfigArgument,
     overrides: SetOption = [],  # noqa: B006
@@ -139,7 +146,7 @@ def preview(
     terminal.stderr.print(data_tables.legend())
 
 
-@data_app.command()
+@data_app.command(cls=ConfigCommand)
 def stats(
     config: ConfigArgument,
     overrides: SetOption = [],  # noqa: B006
@@ -205,7 +212,7 @@ def generate(
     print(answer(loaded, template, prompts, max_new_tokens)[0].strip())
 
 
-@app.command()
+@app.command(cls=ConfigCommand)
 def estimate(
     config: ConfigArgument,
     overrides: SetOption = [],  # noqa: B006

@@ -4,17 +4,13 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from raysft.cli import completion, terminal
-from raysft.cli.options import ConfigArgument, SetOption
+from raysft.cli.options import ConfigArgument, ConfigCommand, SetOption
 from raysft.errors import UserError
-
-if TYPE_CHECKING:
-    from raysft.config.schema import Config
-    from raysft.verbs.verb import Verb
 
 config_app = typer.Typer(no_args_is_help=True, help="Find keys and presets; write configs.")
 SectionArgument = Annotated[
@@ -43,7 +39,7 @@ def list_keys(section: SectionArgument = None) -> None:
         terminal.stderr.print(f"presets: {', '.join(preset_names())}", markup=False)
 
 
-@config_app.command()
+@config_app.command(cls=ConfigCommand)
 def show(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """A config with all its defaults, as TOML. That of a run is what starts it again.
 
@@ -57,7 +53,7 @@ def show(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B0
     )
 
 
-@config_app.command()
+@config_app.command(cls=ConfigCommand)
 def copy(
     config: ConfigArgument,
     file: Annotated[Path, typer.Argument(help="The TOML file to write.")],
@@ -78,13 +74,14 @@ def copy(
     print(file)
 
 
-@config_app.command("check")
+@config_app.command("check", cls=ConfigCommand)
 def check_config(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B006
     """What a run of this config would come to, and what is wrong with it. Nothing is started.
 
     Example: raysft config check my.toml
     """
     from raysft.config.load import load_config
+    from raysft.verbs.check import check
     from raysft.verbs.train import TRAIN
 
     resolved = load_config(config, overrides)
@@ -93,11 +90,6 @@ def check_config(config: ConfigArgument, overrides: SetOption = []) -> None:  # 
     for warning in check(None, resolved):
         terminal.warning(warning)
     print(f"{config} is valid")
-
-
-def check(verb: "Verb | None", config: "Config") -> list[str]:  # noqa: ARG001
-    """Warnings. In the place of raysft.verbs.check, which looks at files, records and the hub."""
-    return []
 
 
 def require_new(file: Path) -> None:

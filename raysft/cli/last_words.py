@@ -6,7 +6,7 @@ from pathlib import Path
 import typer
 
 from raysft.cli import terminal
-from raysft.errors import INTERRUPTED, RunError
+from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import rundir
 from raysft.runs.events import End
 from raysft.verbs.registry import VERBS
@@ -29,8 +29,9 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
     elif summary["status"] == "failed":
         if summary["error"] != told:
             terminal.error(summary["error"])
-        if "stamp" in summary and verb.is_a_run:  # without a stamp it never had a folder
-            log = Path(summary["run_dir"]) / rundir.LOG
+        log = Path(summary["run_dir"]) / rundir.LOG
+        # Without a stamp it never had a folder, and of a mistake nothing may be left.
+        if "stamp" in summary and verb.is_a_run and code != UserError.exit_code:
             terminal.stderr.print(f"[dim]details: {log}[/]", soft_wrap=True)
     if as_json:
         print(json.dumps(summary, separators=(",", ":")))

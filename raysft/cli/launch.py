@@ -4,6 +4,7 @@ An option that all of them have is written here alone. Light imports only.
 """
 
 import inspect
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from raysft.cli.options import (
     ShipCodeOption,
 )
 from raysft.errors import INTERRUPTED, RunError, UserError
-from raysft.runs import rundir
+from raysft.runs import rundir, undo
 from raysft.runs.lock import held
 from raysft.verbs.verb import Verb
 
@@ -100,6 +101,8 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
     the run. Raises UserError and RunError.
     """
     from raysft.runs import provenance
+    from raysft.verbs import plan
+    from raysft.verbs.check import check
     from raysft.verbs.identities import ACCEPTS
     from raysft.verbs.settle import CHOSEN, as_chosen, chosen_before, dated
 
@@ -115,6 +118,12 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
             "scaling.workers to one number"
         )
     rows = verb.plan(config)
+    rows[1:1] = plan.inputs(config, reads_data=verb.inputs(config)[1])
+    address = os.environ.get("RAY_ADDRESS", "")
+    if typed.address is None and address not in ("", "local"):
+        rows.append(("cluster", f"{address}, which RAY_ADDRESS says; unset it to train here alone"))
+    starts = typed.address is None and not typed.dry_run
+    warnings = check(verb, config, elsewhere=typed.address is not None, starts=starts)
     spec: dict[str, Any] = {
         "verb": verb.name,
         "config": config.model_dump(mode="json"),
@@ -134,8 +143,19 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
         return
     if typed.ship_code:
         raise UserError("--ship-code sends this checkout to a cluster: which one, --address?")
+    for warning in warnings:
+        terminal.warning(warning)
     heading = f"[bold]raysft {verb.name}[/] {source} to {run_dir}"
-    start_here(verb, spec, config, run_dir, heading, rows, typed)
+    before = undo.look(run_dir)
+    try:
+        start_here(verb, spec, config, run_dir, heading, rows, typed)
+    except UserError:
+        undo.remove_empty(before)
+        raise
+    except typer.Exit as end:
+        if end.exit_code == UserError.exit_code and not typed.resume:
+            undo.put_back(before)
+        raise
 
 
 def start_here(

@@ -1,11 +1,15 @@
 """Options that several commands share."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from raysft.cli import completion
+from raysft.errors import UserError
 
 ConfigArgument = Annotated[
     str,
@@ -53,3 +57,31 @@ ClusterOption = Annotated[
         help="Of its dashboard: http://HEAD:8265. Not needed where the run was submitted from.",
     ),
 ]
+
+
+class ConfigCommand(TyperCommand):
+    """A command with `--set`: of an option that is none it tells which key is meant."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        typed = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:  # the class is private to typer
+            if type(error).__name__ != "NoSuchOption":
+                raise
+            option = str(getattr(error, "option_name", ""))
+            known = [name for parameter in self.params for name in parameter.opts]
+            raise UserError(no_such_option(option, typed, known)) from None
+
+
+def no_such_option(option: str, typed: Sequence[str], known: Sequence[str]) -> str:
+    from raysft.config.near import SURE, key_meant
+
+    key = key_meant(option.lstrip("-"))
+    close = get_close_matches(option, known, n=1, cutoff=SURE)
+    if key is None or close:
+        return f"no such option {option}" + (f"; did you mean {close[0]}?" if close else "")
+    words = [word for one in typed for word in one.split("=", 1)]
+    after = words[words.index(option) + 1 :] if option in words else []
+    value = after[0] if after and not after[0].startswith("--") else "VALUE"
+    return f"no such option {option}: it is a key of the config, set by --set {key}={value}"

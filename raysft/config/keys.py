@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pydantic.fields import FieldInfo
 
-from raysft.config.load import did_you_mean
+from raysft.config.near import did_you_mean
 from raysft.config.reference import headings, hints, one_line, toml, type_words, units
 from raysft.config.schema import Config
 from raysft.config.section import Section

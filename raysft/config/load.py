@@ -1,19 +1,20 @@
 """TOML file, preset or run, and overrides, to a valid `Config`; each mistake is a UserError."""
 
-import difflib
 import json
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from raysft.config.near import did_you_mean, key_meant, suggested
 from raysft.config.of_run import config_of_run, run_folder
 from raysft.config.schema import Config
 from raysft.config.space import dotted
+from raysft.config.spelling import line_hint, not_toml, value_form, value_hint
 from raysft.errors import UserError
 
 
@@ -42,7 +43,7 @@ def read_source(source: str) -> dict[str, Any]:
     elif folder := run_folder(source):
         return config_of_run(folder)
     elif path.is_file():
-        text = path.read_text()
+        text = read_text(path)
     else:
         known = preset_names()
         raise UserError(
@@ -52,7 +53,18 @@ def read_source(source: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{source} is not valid TOML: {error}") from None
+        raise UserError(f"{source} is not valid TOML: {error}{line_hint(text, error)}") from None
+
+
+def read_text(path: Path) -> str:
+    """Raises UserError where it is no text, or in another language than TOML."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as a text in UTF-8: {error}") from None
+    if words := not_toml(path, text):
+        raise UserError(words)
+    return text
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -60,12 +72,16 @@ def parse_override(text: str) -> tuple[str, Any]:
     `none` puts the key back to its default."""
     key, equals, value = text.partition("=")
     if not equals or "." not in key:
-        raise UserError(f"--set {text!r} is not of the form section.key=value")
+        meant = key_meant(key.strip())
+        hint = f"; did you mean {meant + equals + value!r}?" if meant else ""
+        raise UserError(f"--set {text!r} is not of the form section.key=value{hint}")
     if value.strip() == "none":
         return key.strip(), None
     try:
         return key.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
+        if form := value_form(value.strip()):
+            raise UserError(f"--set {text!r}: write {key.strip()}={form}") from None
         return key.strip(), value.strip()
 
 
@@ -133,33 +149,12 @@ def explain(detail: ErrorDetails) -> str:
     location = location_of(detail)
     dotted = ".".join(location)
     if detail["type"] == "extra_forbidden":
-        return f"{dotted}: no such key{did_you_mean(location[-1], known_keys(location[:-1]))}"
+        return f"{dotted}: no such key{suggested(location, detail['input'])}"
     if detail["type"] == "missing":
         return REQUIRED.get(dotted, f"{dotted}: this key is required")
     message = detail["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if detail["type"] == "value_error":
         return f"{dotted}: {message}" if dotted else message
-    return f"{dotted}: {message}, but it is {detail['input']!r}"
-
-
-def known_keys(sections: list[str]) -> list[str]:
-    model: Any = Config
-    for section in sections:
-        if section not in model.model_fields:  # a key of tune.space
-            continue
-        model = next(models_in(model.model_fields[section].annotation))
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The tables that a key may hold: itself, or in a union or list."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for member in get_args(annotation):
-        yield from models_in(member)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    value = detail["input"]
+    return f"{dotted}: {message}, but it is {value!r}{value_hint(detail['type'], value)}"

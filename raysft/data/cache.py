@@ -28,9 +28,9 @@ LAYOUT = 2  # of the files of an entry: raised when they change
 # The modules beside this one that make tokens of records: a change of one of them voids all
 # entries, because nobody can tell what it changes. `pipeline` and what it imports; a test holds it.
 TOKENISES = (
-    *("borders", "containers", "demo", "encoding", "folders", "formats", "json_files", "layout"),
-    *("pipeline", "probe", "raw", "read", "render", "shapes", "sources", "tables", "template"),
-    *("tokenize", "turns"),
+    *("borders", "containers", "demo", "encoding", "folders", "formats", "hub", "json_files"),
+    *("layout", "pipeline", "probe", "raw", "read", "render", "shapes", "sources", "tables"),
+    *("template", "tokenize", "turns"),
 )
 FILES = {"input_ids": np.dtype(np.int32), "loss_mask": np.dtype(np.bool_), "records": RECORD}
 

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from raysft.config.data import Source
-from raysft.config.load import did_you_mean
+from raysft.config.near import did_you_mean
 from raysft.data.formats import detect_format, found_in, renamed
 from raysft.data.pipeline import raw_record
 from raysft.data.read import read_chunks

@@ -96,7 +96,7 @@ def list_of(record: Record, *names: str) -> list[Any]:
 
     Raises RecordError when it is something else.
     """
-    name = required(record, names) if chosen(record, names) else names[0]
+    name = required(record, names)
     value = from_json(record.get(name))
     if not isinstance(value, list):
         raise RecordError(f"field {name!r} is {kind_of(record.get(name))}, not a list")

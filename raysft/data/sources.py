@@ -12,6 +12,7 @@ from typing import Any
 from raysft.config.data import DEMO, Data, Source
 from raysft.data.containers import COMPRESSIONS, KINDS, ZIP, File, is_data
 from raysft.data.folders import Listing, as_named, local_file, sorted_out, walk
+from raysft.data.hub import nearest, require_on_hub
 from raysft.errors import UserError
 
 RAY_TYPES = ("pickled_object", "tensor", "tensor_v2", "variable_shaped_tensor")
@@ -50,7 +51,9 @@ def find_files(source: Source) -> Listing:
     elif looks_like_hub_id(path):
         return Listing([])
     else:
-        raise UserError(f"data.path: there is no file {path}")
+        near = nearest(path)
+        hint = f"; did you mean {near!r}?" if near else ""
+        raise UserError(f"data.path: there is no file {path}{hint}")
     if not listing.files:
         raise UserError(f"data.path: {path} holds no {', '.join(KINDS)} file")
     for file in listing.files:
@@ -188,6 +191,7 @@ def total_bytes(source: Source) -> int:
 
 @lru_cache(maxsize=32)
 def _load_hub(path: str, subset: str | None, split: str, revision: str | None) -> Any:
+    require_on_hub("dataset", path, "data.path", revision)
     import datasets
 
     forget_pickled_columns()

@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from raysft.config.load import did_you_mean
+from raysft.config.near import did_you_mean
 from raysft.data.borders import answer_spans, rendered
 from raysft.data.layout import fill, layout, shape_of, words_of
 from raysft.data.probe import known_forms
@@ -66,10 +66,7 @@ def install_template(tokenizer: Any, name: str, day: date | None = None) -> Temp
         missing = [t for t in CHATML_TOKENS if t not in special_tokens(tokenizer)]
         tokenizer.add_special_tokens({"additional_special_tokens": missing})
     if tokenizer.eos_token is None:
-        raise UserError(
-            f"model.tokenizer: {tokenizer.name_or_path} has no end token (eos_token), which every "
-            "response must end with. Set eos_token in its tokenizer_config.json."
-        )
+        raise UserError(no_end_token(tokenizer.name_or_path))
     for limit in (
         tokenizer.backend_tokenizer.no_truncation,
         tokenizer.backend_tokenizer.no_padding,
@@ -94,10 +91,7 @@ def own_templates(tokenizer: Any) -> dict[str, str]:
     """By name; "default" is always there. Raises UserError where it is not."""
     own = tokenizer.chat_template
     if not own:
-        raise UserError(
-            f"data.template: the tokenizer {tokenizer.name_or_path} has no chat template of "
-            f"its own; take one of {', '.join(BUILT_IN)} or a Jinja file"
-        )
+        raise UserError(no_template(tokenizer.name_or_path))
     sources = dict(own) if isinstance(own, dict) else {"default": own}
     if "default" not in sources:
         raise UserError(
@@ -106,6 +100,20 @@ def own_templates(tokenizer: Any) -> dict[str, str]:
             "to a Jinja file, and set data.template to its path"
         )
     return sources
+
+
+def no_template(tokenizer: object) -> str:
+    return (
+        f"data.template: the tokenizer {tokenizer} has no chat template of its own; take one of "
+        f"{', '.join(BUILT_IN)} or a Jinja file"
+    )
+
+
+def no_end_token(tokenizer: object) -> str:
+    return (
+        f"model.tokenizer: {tokenizer} has no end token (eos_token), which every response must end "
+        "with. Set eos_token in its tokenizer_config.json."
+    )
 
 
 def dated(source: str, day: date) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,6 +135,13 @@ def tokens_known(config: Config) -> int:
     file = Path(path).expanduser() / "tokenizer.json"
     if not file.is_file():
         return GPT2_VOCABULARY
+    return tokens_in(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=8)
+def tokens_in(file: Path, changed: int) -> int:  # noqa: ARG001 (part of what is remembered)
+    """Of a tokenizer.json, which was changed at that time. Raises ValueError, KeyError and
+    TypeError for a file of another kind."""
     raw = json.loads(file.read_text())
     vocabulary = raw["model"]["vocab"]  # {token: id}, or a list of [token, score]
     known = {*vocabulary} if isinstance(vocabulary, dict) else {token for token, _ in vocabulary}

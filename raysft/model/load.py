@@ -15,6 +15,7 @@ from raysft.errors import UserError, is_cut_off, is_out_of_memory
 from raysft.model.attention import PACKED, register
 from raysft.model.cpu_bf16 import widen_linears
 from raysft.model.dropout import set_dropout, set_module_dropout
+from raysft.model.files import require_embeddings, require_place, require_positions
 from raysft.model.initialise import initialise
 from raysft.model.text_part import KEY_MAPPING, text_part, use_own_names
 
@@ -51,9 +52,7 @@ def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) ->
     Code that comes with a model is never run. Were it not said so, transformers would ask the
     terminal whether to, and take any "y" that it reads there.
     """
-    looks_like_folder = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_like_folder and not Path(path).is_dir():
-        raise UserError(f"{key}: there is no folder {path}")
+    require_place(path, key)
     try:
         return loader.from_pretrained(path, trust_remote_code=False, **options)
     except UnpicklingError:  # PyTorch's words tell how to load it all the same
@@ -70,10 +69,8 @@ def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) ->
         if Path(path).is_dir():
             raise UserError(f"{key}: {path} does not load: {error}") from None
         raise UserError(
-            f"{key}: {path!r} is no local folder, and the Hugging Face hub does not give it "
-            "(no connection, or no such name).\n"
-            "Two ways out: set it to a local folder that holds it, or train from scratch with "
-            'model.init = "scratch", a model.shape and a local model.tokenizer.'
+            f"{key}: {path!r} is no local folder, and what the Hugging Face hub has of that name "
+            f"does not load: {error}"
         ) from None
     except Exception as error:  # wrong in ways that transformers does not look for
         if is_out_of_memory(error) or is_cut_off(error):
@@ -99,18 +96,9 @@ def load_model_config(config: Config, template: Template) -> Any:
         hf_config = text_part(hf_config, str(model.path))
         if model.init == "scratch":
             hf_config.vocab_size = len(tokenizer)
-    positions = getattr(hf_config, "max_position_embeddings", None)
-    if positions is not None and config.batch.seq_len > positions:
-        raise UserError(
-            f"batch.seq_len {config.batch.seq_len} is past the {positions} positions of "
-            f"{model.path}: set batch.seq_len to {positions} or less"
-        )
-    if len(tokenizer) - template.num_added > hf_config.vocab_size:
-        raise UserError(
-            f"model.tokenizer {model.tokenizer_path} has {len(tokenizer)} tokens, but "
-            f"{model.path or 'model.shape'} has embeddings for {hf_config.vocab_size}: "
-            "take the model's own tokenizer"
-        )
+    require_positions(config, getattr(hf_config, "max_position_embeddings", None))
+    tokens = len(tokenizer)
+    require_embeddings(config, tokens, tokens - template.num_added, hf_config.vocab_size)
     hf_config.bos_token_id = tokenizer.bos_token_id
     stop_ids = template.stop_ids
     hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]

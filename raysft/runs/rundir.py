@@ -19,6 +19,9 @@ BEST = "best.toml"  # of a search
 CHECKPOINTS = "checkpoints"
 STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
 
+# Of a run that ended too early, to whoever starts it again or resumes it: the same words.
+NOTHING_LEFT = "has nothing to go on from: remove it, or choose another --name"
+
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """Moved into place, so that a reader never finds half a file. Raises OSError."""

@@ -9,7 +9,14 @@ from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig
 from ray.train.v2.api.exceptions import TrainingFailedError
 
-from raysft.errors import OutOfMemory, RunError, UserError, is_cut_off, is_out_of_memory
+from raysft.errors import (
+    OutOfMemory,
+    RunError,
+    UserError,
+    is_cut_off,
+    is_out_of_memory,
+    memory_users,
+)
 from raysft.runs import events
 from raysft.runtime.ray_private import (
     DefaultFailurePolicy,
@@ -57,7 +64,8 @@ def explain_failure(error: TrainingFailedError) -> Exception:
         return cause
     reason = reason_of(error)
     if reason == OUT_OF_MEMORY:
-        return OutOfMemory(f"{OUT_OF_MEMORY}. {ADVICE}")
+        users = next(filter(None, map(memory_users, worker_errors(error))), "")
+        return OutOfMemory(". ".join(filter(None, (OUT_OF_MEMORY, users, ADVICE))))
     return RunError(reason)
 
 

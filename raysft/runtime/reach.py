@@ -4,6 +4,7 @@ import os
 import re
 import socket
 from contextlib import suppress
+from pathlib import Path
 
 from raysft.errors import UserError
 
@@ -12,30 +13,63 @@ WITHIN_S = 5.0
 # own. The type of a frame is its fourth byte.
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 FRAME_HEADER, SETTINGS = 9, 4
+HEAD = "It is the address of a cluster's head, such as HEAD:6379 (`ray status` there prints it)."
 ADVICE = (
-    "It is the address of a cluster's head, such as HEAD:6379 (`ray status` there prints it). "
-    "Unset RAY_ADDRESS to train on this machine by itself, or submit to a cluster with --address "
-    "http://HEAD:8265"
+    f"{HEAD} Unset RAY_ADDRESS to train on this machine by itself, or submit to a cluster with "
+    "--address http://HEAD:8265"
 )
 
 
 def require_cluster(address: str) -> None:
-    """Raises UserError within seconds where no Ray answers. `auto` and the like Ray looks up."""
-    place = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", address)
-    if place is None:
+    """Raises UserError within seconds where no Ray answers."""
+    if address in ("local", ""):  # a Ray of its own
         return
-    told = [answer(host, int(place[2])) for host in hosts(place[1])]
+    if address.startswith(("http://", "https://")):
+        raise UserError(
+            f"RAY_ADDRESS is {address}, which is that of a dashboard: submit to it with --address "
+            f"{address}, and unset RAY_ADDRESS. {HEAD}"
+        )
+    place, found = address, ""
+    if address == "auto":
+        if any_cluster_here():
+            return
+        place = last_started()
+        found = f", which stands for {place}" if place else ""
+        if not place:
+            raise UserError(f"RAY_ADDRESS is auto, and no Ray runs on this machine. {ADVICE}")
+    parts = re.fullmatch(r"(?:ray://)?\[?([^/\[\]]+)\]?:(\d+)", place)
+    if parts is None:
+        raise UserError(f"RAY_ADDRESS is {address}{found}, which is no address. {ADVICE}")
+    told = [answer(host, int(parts[2])) for host in hosts(parts[1])]
     if all(told):
-        raise UserError(f"RAY_ADDRESS is {address}, and {told[0]}. {ADVICE}")
+        raise UserError(f"RAY_ADDRESS is {address}{found}, and {told[0]}. {ADVICE}")
+
+
+def any_cluster_here() -> bool:
+    """As Ray looks for one: by the command lines of its processes."""
+    import psutil
+
+    lines = (process.info["cmdline"] or () for process in psutil.process_iter(["cmdline"]))
+    return any(word.startswith("--gcs-address=") for line in lines for word in line)
+
+
+def last_started() -> str:
+    """The address that `ray start` has left for `auto`, or ""."""
+    file = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def hosts(host: str) -> list[str]:
     """Ray takes a loopback address for that of this node."""
     if host not in ("127.0.0.1", "localhost"):
         return [host]
-    import ray
-
-    return [host, ray.util.get_node_ip_address()]
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("8.8.8.8", 80))  # sends nothing: it only chooses the way out
+        return [host, probe.getsockname()[0]]
+    return [host]
 
 
 def answer(host: str, port: int) -> str | None:
@@ -47,8 +81,9 @@ def answer(host: str, port: int) -> str | None:
             head = first_bytes(connection)
     except (OSError, OverflowError) as error:
         return f"nobody answers there ({getattr(error, 'strerror', None) or error})"
-    # One that says nothing may want another way to be spoken to, such as TLS: Ray is to find out.
-    is_grpc = len(head) < FRAME_HEADER or head[3] == SETTINGS
+    if not head:
+        return f"what answers there has said nothing in {WITHIN_S:.0f} s"
+    is_grpc = len(head) == FRAME_HEADER and head[3] == SETTINGS
     return None if is_grpc else "what answers there is no Ray cluster"
 
 

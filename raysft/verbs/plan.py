@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from raysft.config.data import Source
     from raysft.config.schema import Config
 
 
@@ -35,6 +36,29 @@ def model_equation(config: "Config") -> tuple[str, str]:
         "model",
         f"{blocks / 1e6:.1f} M parameters in blocks = {shape.n_layer} layers x "
         f"(12 x {shape.n_embd}² + 13 x {shape.n_embd}), plus embeddings, from scratch",
+    )
+
+
+def inputs(config: "Config", *, reads_data: bool = True) -> list[tuple[str, str]]:
+    """What is read besides the model."""
+    data = config.data
+    if not reads_data:
+        words = "random tokens"
+    elif data.eval_path is not None:
+        words = f"{paths(data.path)}; held out: {paths(data.eval_path)}"
+    else:
+        words = f"{paths(data.path)}; held out: {data.eval_fraction:g} of the records"
+    return [
+        ("data", words),
+        ("tokenizer", f"{config.model.tokenizer_path}, template {data.template}"),
+    ]
+
+
+def paths(named: "str | tuple[str | Source, ...]") -> str:
+    parts = [named] if isinstance(named, str) else named
+    return ", ".join(
+        part if isinstance(part, str) else part.path + f" x {part.weight:g}" * (part.weight != 1)
+        for part in parts
     )
 
 

@@ -19,11 +19,13 @@ def admit(verb: Verb, run_dir: Path, config: "Config", *, resume: bool) -> list[
         assert verb.check_resume is not None  # no other verb has the option
         return verb.check_resume(run_dir, config)
     if any((run_dir / started).exists() for started in rundir.STARTED):
-        raise UserError(
-            f"{run_dir} holds a run already: choose another --name, "
-            + ("go on with it by --resume, " if verb.check_resume else "")
-            + "or remove it"
-        )
+        if verb.check_resume and verb.has_left(run_dir):
+            advice = ": choose another --name, go on with it by --resume, or remove it"
+        elif verb.check_resume:
+            advice = f", which {rundir.NOTHING_LEFT}"
+        else:
+            advice = ": choose another --name, or remove it"
+        raise UserError(f"{run_dir} holds a run already{advice}")
     return []
 
 
@@ -33,7 +35,7 @@ def how_to_resume(before: str, where: str) -> Callable[[Summary], str]:
     def words(summary: Summary) -> str:
         run_dir = Path(summary["run_dir"])
         if not summary["resumable"]:
-            return f"interrupted before {before}; nothing to resume in {run_dir}"
+            return f"interrupted before {before}: {run_dir} {rundir.NOTHING_LEFT}"
         command = shlex.split(summary["stamp"]["command"])
         command += [] if "--name" in command else ["--name", run_dir.name]
         command += [] if "--resume" in command else ["--resume"]

@@ -51,6 +51,12 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     return run(replace(inputs, config=chosen), emit)
 
 
+def inputs(config: "Config") -> tuple["Config", bool]:
+    from raysft.studies.seq_len.cases import longest
+
+    return longest(config), not config.bench.synthetic
+
+
 def has_left(run_dir: Path) -> bool:
     return (run_dir / rundir.RESULTS).exists()
 
@@ -81,5 +87,6 @@ SEQ_LEN = Verb(
     done=done,
     interrupted=interrupted,
     tables=tables,
+    inputs=inputs,
     study=STUDY,
 )

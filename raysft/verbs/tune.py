@@ -90,7 +90,7 @@ def check_resume(run_dir: Path, config: "Config") -> list[str]:
 
     spec = rundir.read_run(run_dir / rundir.RUN, "config")
     if not (run_dir / rundir.RESULTS).exists():
-        raise UserError(f"{run_dir} has no trial to go on with: start it under another --name")
+        raise UserError(f"{run_dir} has no trial to go on with, so it {rundir.NOTHING_LEFT}")
     read_before(run_dir)
     if config.tune.scheduler == "pbt":
         raise UserError(

@@ -34,6 +34,8 @@ class Verb:
     interrupted: Callable[[Summary], str]
     # What a person sees above them, of whatever has ended.
     tables: Callable[[Summary, Results | None], Iterable[RenderableType]]
+    # The config whose inputs are read, and whether its data is among them.
+    inputs: Callable[["Config"], tuple["Config", bool]] = lambda config: (config, True)
     study: Study | None = None  # whose results.json it leaves
     is_elastic: bool = False  # takes scaling.workers = [min, max]
     can_profile: bool = False

@@ -19,6 +19,7 @@ from raysft.runs import snapshot
 from tests.conftest import Outcome, run_raysft
 
 TRAIN = ("train", "gpt2-tiny-cpu", "--name", "run", "--set", "run.max_steps=2")
+GOOD = '{"prompt": "a", "completion": "b"}\n'
 ONE_WORKER = ("--set", "scaling.workers=1")  # where more of them would show nothing more
 
 
@@ -68,6 +69,8 @@ def own_data(tokenizer_dir: Path, path: Path | str) -> tuple[str, ...]:
         ("bad.jsonl", '{"prompt": "a", "completion": "b"}\n{"prompt"\n', ["bad.jsonl line 2"]),
         ("keys.jsonl", '{"ask": "a", "tell": "b"}\n', ["keys.jsonl line 1", "'ask', 'tell'"]),
         ("kind.jsonl", '{"prompt": "a", "completion": true}\n', ["'completion' is bool, not text"]),
+        # Too late for a look at the first records: the job meets them.
+        ("late.jsonl", GOOD * 1500 + '{"prompt"\n', ["late.jsonl line 1501: not valid JSON"]),
     ],
 )
 def test_wrong_data(
@@ -81,15 +84,19 @@ def test_wrong_data(
     if content is not None:
         (tmp_path / name).write_text(content)
     check(run_raysft(*own_data(tiny_model, name), cwd=tmp_path, **running_ray), 2, *parts)
-    summary = json.loads((tmp_path / "runs/run/summary.json").read_text())
-    assert summary["status"] == "failed"
+    assert not (tmp_path / "runs").exists()
 
 
 def test_mended_data_trains_under_the_same_name(
     tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
 ) -> None:
-    """A run that failed before it trained has left nothing that stands in the way."""
+    """A mistake that the job finds leaves the folder as it was: with the plan of a dry run."""
+    (tmp_path / "d.jsonl").write_text(GOOD * 1500 + "{")
+    assert run_raysft(*TRAIN, "--dry-run", cwd=tmp_path).code == 0
+    planned = (tmp_path / "runs/run/run.json").read_text()
     assert run_raysft(*own_data(tiny_model, "d.jsonl"), cwd=tmp_path, **running_ray).code == 2
+    assert [path.name for path in (tmp_path / "runs/run").iterdir()] == ["run.json"]
+    assert (tmp_path / "runs/run/run.json").read_text() == planned
     outcome = run_raysft(*TRAIN, "--dry-run", cwd=tmp_path)
     assert outcome.code == 0, outcome.stderr
 
@@ -190,23 +197,34 @@ def test_runs_of_an_empty_folder(tmp_path: Path) -> None:
 
 @pytest.fixture
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A file system of so many MiB; the demo's checkpoint has 8, its model 2."""
+    """A file system of that size; the demo's checkpoint has 8 MiB, its model 2.004."""
     disk = tmp_path / "disk"
     disk.mkdir()
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip("only root can mount a small file system")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", str(disk)]
     if subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("mounting is not allowed here")
     yield disk
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("small_disk", [1], indirect=True)
+@pytest.mark.parametrize("small_disk", ["1m"], indirect=True)
+def test_a_disk_too_small_is_told_before_anything_is_written(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    storage = ("--set", f"run.storage={small_disk}")
+    told = f"run.storage: the disk of {small_disk} has 1 MiB free; a checkpoint takes 6 MiB or more"
+    check(run_raysft(*TRAIN, *storage, cwd=tmp_path), 2, told, "the model 2")
+    assert not any(small_disk.iterdir())
+
+
+@pytest.mark.parametrize("small_disk", ["2056k"], indirect=True)
 def test_a_disk_too_full_for_the_model(
     small_disk: Path, tmp_path: Path, running_ray: dict[str, str]
 ) -> None:
     storage = ("--set", f"run.storage={small_disk}")
+    storage += ("--set", "checkpoint.every_steps=0")  # so that only the model needs room
     outcome = run_raysft(*TRAIN, *ONE_WORKER, *storage, cwd=tmp_path, **running_ray)
     check(outcome, 1, "the disk is full", "run.storage")
     assert not (small_disk / "run/model").exists()
@@ -214,7 +232,7 @@ def test_a_disk_too_full_for_the_model(
     assert summary["status"] != "done"
 
 
-@pytest.mark.parametrize("small_disk", [12], indirect=True)
+@pytest.mark.parametrize("small_disk", ["12m"], indirect=True)
 def test_a_disk_too_full_for_another_checkpoint(
     small_disk: Path, tmp_path: Path, running_ray: dict[str, str]
 ) -> None:

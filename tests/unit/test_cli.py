@@ -29,6 +29,8 @@ def test_dry_run_writes_run_json_and_prints_plan_and_command(tmp_path: Path) -> 
     outcome = run_raysft("train", "gpt2-xl", "--dry-run", "--name", "x", cwd=tmp_path)
     assert outcome.code == 0
     assert outcome.stdout == "python -m raysft.job runs/x/run.json\n"
+    assert "  data           tatsu-lab/alpaca; held out: 0.05 of the records\n" in outcome.stderr
+    assert "  tokenizer      openai-community/gpt2-xl, template alpaca\n" in outcome.stderr
     assert "64 records = packs of as many tokens as fit (auto) on 1 worker" in outcome.stderr
     spec = json.loads((tmp_path / "runs/x/run.json").read_text())
     assert spec["verb"] == "train"
@@ -66,7 +68,7 @@ def test_unwritable_storage_is_said(tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     outcome = run_raysft("train", "gpt2-tiny-cpu", "--name", "x", cwd=tmp_path)
     assert outcome.code == 2
-    assert "run.storage: runs/x cannot be written" in outcome.stderr
+    assert "run.storage: runs cannot be written: runs is a file" in outcome.stderr
 
 
 def test_version(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import errno
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import FailureConfig
 from ray.train.v2._internal.exceptions import (
     WorkerGroupStartupTimeoutError,
@@ -13,7 +13,8 @@ from ray.train.v2._internal.exceptions import (
 from ray.train.v2._internal.execution.failure_handling import FailureDecision
 from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-from raysft.errors import NotFinite, OutOfMemory, RunError, UserError
+from raysft.errors import NotFinite, OutOfMemory, RunError, UserError, memory_users
+from raysft.job import explain
 from raysft.runtime.failure_policy import HealingPolicy, explain_failure
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
@@ -122,3 +123,37 @@ def test_the_same_error_twice_is_not_tried_a_third_time() -> None:
     assert heal.make_decision(failed(ValueError("one"))) == RETRY
     assert heal.make_decision(failed(ValueError("two"))) == RETRY
     assert heal.make_decision(failed(ValueError("two"))) == RAISE
+
+
+# What Ray 2.60 said of a process that its memory monitor ended; the list is shortened.
+KILLED = """1 worker(s) were killed due to the node running low on memory. Memory on the node \
+(IP: 192.0.2.2, ID: e220) was 22.61GB used / 23.54GB limit (0.960493)
+OOM kill reason: Memory usage 24277698432B exceeded threshold of 24012676915B (95.0% of limit)
+Top 10 memory users: PID\tMEM(GB)\tCOMMAND
+32536\t9.30\tray::RayTrainWorker
+30503\t8.43\tpython notebook.py --all
+32147\t0.24\tray::TrainController.run
+Refer to the documentation on how to address the out of memory issue: https://docs.ray.io/. \
+Set max_restarts and max_task_retries to enable retry when the task crashes due to OOM."""
+USERS = (
+    "On 192.0.2.2, 22.61 of 23.54 GB were in use, most by ray::RayTrainWorker 9.30 GB, python "
+    "notebook.py --all 8.43 GB, ray::TrainController.run 0.24 GB"
+)
+
+
+def test_out_of_memory_says_who_used_it() -> None:
+    of_a_worker = str(explain_failure(failed(OutOfMemoryError(KILLED))))
+    code, status, beside = explain(OutOfMemoryError(KILLED))
+    assert (code, status) == (1, "failed")
+    assert beside.startswith("out of memory: Ray has ended a process beside the workers")
+    for told in (of_a_worker, beside):
+        assert USERS in told
+        assert "batch.micro_batch_size" in told
+        assert "Refer to" not in told
+    assert memory_users(MemoryError("no list")) == ""
+
+
+def test_who_used_the_memory_does_not_make_it_another_failure() -> None:
+    heal, _ = policy()
+    assert heal.make_decision(failed(OutOfMemoryError(KILLED))) == RETRY
+    assert heal.make_decision(failed(OutOfMemoryError(KILLED.replace("8.43", "8.44")))) == RAISE

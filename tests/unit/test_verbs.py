@@ -10,7 +10,7 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.errors import UserError
-from raysft.runs import rundir
+from raysft.runs import rundir, snapshot
 from raysft.studies import results as study_results
 from raysft.verbs import plan
 from raysft.verbs.registry import STUDIES, VERBS
@@ -86,7 +86,26 @@ def test_it_is_admitted_to_an_empty_folder_only(verb: Verb, tmp_path: Path) -> N
     (tmp_path / rundir.METRICS).touch()
     with pytest.raises(UserError, match="holds a run already") as refused:
         admit(verb, tmp_path, config, resume=False)
-    assert ("--resume" in str(refused.value)) == (verb.check_resume is not None)
+    assert "--resume" not in str(refused.value)
+    if verb.check_resume is None:
+        return
+    # What ended before it left anything is told in the same words, whatever is typed.
+    assert rundir.NOTHING_LEFT in str(refused.value)
+    rundir.write_json(tmp_path / rundir.RUN, {"config": config.model_dump(mode="json")})
+    with pytest.raises(UserError, match=rundir.NOTHING_LEFT):
+        admit(verb, tmp_path, config, resume=True)
+    assert rundir.NOTHING_LEFT in verb.interrupted({"run_dir": str(tmp_path), "resumable": False})
+    leave_something(tmp_path)
+    with pytest.raises(UserError, match="go on with it by --resume"):
+        admit(verb, tmp_path, config, resume=False)
+
+
+def leave_something(run_dir: Path) -> None:
+    """As much of a checkpoint and of a search's results as is looked for."""
+    (run_dir / rundir.CHECKPOINTS).mkdir()
+    results = [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
+    rundir.write_json(run_dir / rundir.CHECKPOINTS / snapshot.FILE, {snapshot.RESULTS: results})
+    rundir.write_json(run_dir / rundir.RESULTS, {})
 
 
 @pytest.mark.parametrize("name", COMMITTED)

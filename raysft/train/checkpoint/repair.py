@@ -43,9 +43,7 @@ def require_checkpoint(run_dir: Path) -> None:
             "other is whole. Put its folder back, or start the run under another --name"
         )
     if not snapshot.checkpoints(run_dir):
-        raise UserError(
-            f"{run_dir} has no checkpoint to resume from: start it under another --name"
-        )
+        raise UserError(f"{run_dir} has no checkpoint to resume from, so it {rundir.NOTHING_LEFT}")
 
 
 def fault(folder: Path) -> str | None:
