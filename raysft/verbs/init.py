@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
+from os.path import expanduser
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raysft.config.data import DEMO
@@ -27,7 +27,6 @@ LENGTHS = (128, 256, 512, 1024, 2048, 4096)  # of records, in tokens, that are w
 FEW_CUT = 0.99  # of the records that are to fit as a whole
 STEPS_AN_EPOCH = 10  # at least, or the global batch is smaller
 GLOBAL_BATCH = 32
-HUB_ANSWERS_WITHIN_S = 8.0
 
 
 class Answers(NamedTuple):
@@ -180,52 +179,26 @@ def notes_of(machine: Machine) -> dict[str, str]:
 
 def require_model(name: str) -> str:
     """The name as it was given. Raises UserError where neither a folder nor the hub has it."""
-    path = Path(name).expanduser()
-    if name == SCRATCH or (path / "config.json").is_file():
-        return name
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") != 1:
-        raise UserError(
-            f"model: {name} is no folder with a config.json, no hub id such as "
-            f'openai-community/gpt2, and not "{SCRATCH}"'
-        )
-    require_on_hub(name, "models", "model")
+    from raysft.model.files import require_place
+
+    if name != SCRATCH:
+        require_place(expanduser(name), "model.path")
     return name
 
 
 def require_tokenizer(name: str) -> str:
-    """The same of a tokenizer, which is a folder without a config.json as well."""
-    return name if Path(name).expanduser().is_dir() or name == DEMO else require_model(name)
+    """The name as it was given. Raises UserError where neither a folder nor the hub has it."""
+    from raysft.model.files import require_place
 
-
-def require_data(name: str) -> str:
-    """The path as it was given. Raises UserError where there is nothing."""
-    from raysft.config.data import Source
-    from raysft.data.sources import find_files
-
-    if name != DEMO and not find_files(Source(path=name)).files:
-        require_on_hub(name, "datasets", "data")
+    if name != DEMO:
+        require_place(expanduser(name), "model.tokenizer")
     return name
 
 
-def require_on_hub(name: str, kind: str, what: str) -> None:
-    """kind: "models" or "datasets". Raises UserError where the hub does not know it, or is silent.
+def require_data(name: str) -> str:
+    """The path as it was given. Raises UserError where there is nothing, nor on the hub."""
+    from raysft.config.data import Source
+    from raysft.data.first import is_here
 
-    A hub that may not be asked is believed to have it, in the cache.
-    """
-    import requests
-    from huggingface_hub import constants, get_token
-
-    if constants.HF_HUB_OFFLINE:
-        return
-    url = f"{constants.ENDPOINT}/api/{kind}/{name}"
-    headers = {"Authorization": f"Bearer {token}"} if (token := get_token()) else {}
-    try:
-        answer = requests.get(url, headers=headers, timeout=HUB_ANSWERS_WITHIN_S)
-        problem = "" if answer.ok else f"the hub answers {answer.status_code}"
-    except requests.RequestException as error:
-        problem = f"no answer from the hub ({type(error).__name__})"
-    if problem:
-        raise UserError(
-            f"{what}: there is no folder or file {name} here, and as a hub id: {problem}. Give a "
-            "path that is here, or check the name and the connection"
-        )
+    is_here(Source(path=name), "data.path", elsewhere=False)
+    return name
