@@ -142,7 +142,7 @@ def answer_file(
         return
     partial = to.with_name(to.name + ".partial")
     try:
-        with partial.open("w") as file:
+        with partial.open("w", encoding="utf-8") as file:
             file.writelines(lines)
         partial.rename(to)
     except OSError as error:

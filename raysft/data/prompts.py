@@ -9,7 +9,7 @@ from raysft.config.data import Source
 from raysft.data import shapes
 from raysft.data.containers import is_data
 from raysft.data.formats import FORMATS, detect_format
-from raysft.data.pipeline import raw_record
+from raysft.data.pipeline import check_encodable, raw_record
 from raysft.data.read import read_chunks
 from raysft.data.turns import Conversation, Message, Record, RecordError
 from raysft.errors import UserError
@@ -50,6 +50,8 @@ def read_prompts(path: Path, system: str | None) -> list[Prompt]:
         try:
             record = raw_record(value)
             asked = conversations(record)
+            for conversation in asked:
+                check_encodable(conversation)
         except RecordError as error:
             raise UserError(f"--prompts: {place}: {error}") from None
         found += [Prompt(with_system(one, system), record, place) for one in asked]

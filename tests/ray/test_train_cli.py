@@ -176,7 +176,7 @@ def test_exported_model_has_the_loss_that_was_reported(short_run: Outcome, folde
 def test_export_generate_and_runs(short_run: Outcome, folder: Path) -> None:
     assert short_run.code == 0
     exported = run_raysft("export", "runs/short", "--to", "exported", cwd=folder)
-    assert exported.code == 0, exported.stderr
+    assert (exported.code, exported.stdout) == (0, "exported\n"), exported.stderr
     import torch
     from safetensors.torch import load_file
 

@@ -199,6 +199,11 @@ def test_the_command(folder: Path, tmp_path: Path) -> None:
     told = by_transformers(folder, messages, do_sample=False, max_new_tokens=12)
     system = run_raysft("generate", folder, "pear", "--system", "Be.", *short, cwd=tmp_path)
     assert (system.stdout, system.stderr) == (told + "\n", "")
+    torch.manual_seed(7)
+    sampled = ("--temperature", "0.8", "--seed", "7", *short)
+    told = by_transformers(folder, messages, do_sample=True, temperature=0.8, max_new_tokens=12)
+    again = run_raysft("generate", folder, "pear", "--system", "Be.", *sampled, cwd=tmp_path)
+    assert again.stdout == told + "\n"
 
 
 def run_folder(path: Path, status: str | None = None) -> Path:
