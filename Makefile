@@ -8,7 +8,8 @@ BIN := .venv/bin
 .PHONY: demo test test-unit test-faults lint install clean
 
 demo: install
-	$(BIN)/raysft train gpt2-tiny-cpu --name demo
+	name=demo; n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo-$$n; done; \
+	$(BIN)/raysft train gpt2-tiny-cpu --name $$name
 
 test: install
 	$(BIN)/pytest

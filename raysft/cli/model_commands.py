@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from raysft.cli import terminal
+from raysft.cli import completion, terminal
 from raysft.cli.answering import (
     answer_file,
     answer_one,
@@ -19,10 +19,16 @@ from raysft.cli.answering import (
     ready,
     text_of,
 )
+from raysft.cli.options import RunDirArgument
 from raysft.errors import UserError
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A run, a model's folder, or a hub id.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run, a model's folder, or a hub id.",
+        autocompletion=completion.runs,
+    ),
 ]
 TemperatureOption = Annotated[
     float, typer.Option(min=0.0, help="0: the likeliest token each time; more: sampled.")
@@ -40,9 +46,7 @@ LongestOption = Annotated[int, typer.Option(min=1, help="Longest answer, in toke
 
 
 def export(
-    run_dir: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run's folder or a checkpoint in it.")
-    ],
+    run_dir: RunDirArgument,
     to: Annotated[Path | None, typer.Option("--to", help="Default: RUN/model.")] = None,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="NAME", help="And upload it there.")

@@ -47,7 +47,11 @@ RunArgument = Annotated[
 ]
 RunDirArgument = Annotated[
     Path,
-    typer.Argument(help="A run directory or a checkpoint in it.", autocompletion=completion.runs),
+    typer.Argument(
+        metavar="RUN",
+        help="A run's folder or a checkpoint in it.",
+        autocompletion=completion.runs,
+    ),
 ]
 ClusterOption = Annotated[
     str | None,
