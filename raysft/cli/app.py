@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 from raysft import __version__
 from raysft.cli import cluster_commands, terminal
 from raysft.cli.launch import command
-from raysft.cli.options import ConfigArgument, JsonOption, SetOption
+from raysft.cli.options import ConfigArgument, JsonOption, SetOption, read_config
 from raysft.errors import RunError, UserError
 from raysft.runs import rundir
 from raysft.verbs.registry import STUDIES, VERBS
@@ -113,14 +113,13 @@ def preview(
 ) -> None:
     """Records as tokens: which are trained, which are prompt, special or cut."""
     from raysft.cli import data_tables
-    from raysft.config.load import load_config
     from raysft.data.audit import files_left_out
     from raysft.data.folders import in_words
     from raysft.data.preview import previews
     from raysft.data.sources import sources
     from raysft.model.load import load_template
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     template = load_template(resolved)
     for view in previews(resolved, template, count):
         data_tables.print_record(view, terminal.stdout)
@@ -138,14 +137,13 @@ def stats(
 ) -> None:
     """Audit the whole set: lengths, masks, cuts, end tokens, duplicates."""
     from raysft.cli import data_tables
-    from raysft.config.load import load_config
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
     from raysft.model.load import load_template
     from raysft.runtime.connect import shut_down_ray, start_ray
 
     # An audit tells of every bad record instead of stopping at the first.
-    resolved = load_config(config, [*overrides, "data.on_bad_record=skip"])
+    resolved = read_config(config, [*overrides, "data.on_bad_record=skip"])
     template = load_template(resolved)
     try:
         prepared = prepare(resolved, template, lambda: start_ray(resolved))
@@ -199,10 +197,9 @@ def estimate(
 ) -> None:
     """Memory, FLOPs, traffic and time of a run, before running it."""
     from raysft.cli.estimate_tables import renderables
-    from raysft.config.load import load_config
     from raysft.estimate.report import estimate as estimate_run
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     if resolved.scaling.elastic:
         fewest = resolved.scaling.fewest
         terminal.fact(

@@ -13,6 +13,7 @@ from raysft.cli.options import (
     RunArgument,
     SetOption,
     ShipCodeOption,
+    read_config,
 )
 
 
@@ -59,9 +60,8 @@ def doctor(
 ) -> None:
     """Is this machine or cluster ready, and if not, what to do."""
     from raysft.cli.doctor import examine
-    from raysft.config.load import load_config
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     examine(resolved, address=address, ship_code=ship_code, prove=prove, as_json=as_json)
 
 

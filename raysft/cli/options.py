@@ -1,8 +1,13 @@
 """Options that several commands share."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from raysft.cli import terminal
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
 
 ConfigArgument = Annotated[str, typer.Argument(help="A TOML file, or the name of a preset.")]
 SetOption = Annotated[
@@ -22,3 +27,18 @@ RunArgument = Annotated[str, typer.Argument(metavar="NAME", help="Of a run, or t
 ClusterOption = Annotated[
     str, typer.Option("--address", metavar="URL", help="Of its dashboard: http://HEAD:8265.")
 ]
+
+
+def read_config(source: str, overrides: list[str]) -> "Config":
+    """The config of the options CONFIG and --set; what is written by an old name is told.
+
+    Raises UserError.
+    """
+    from raysft.config.load import read_raw, validate
+    from raysft.config.renamed import hints
+
+    raw = read_raw(source, overrides)
+    config = validate(raw, where=source)
+    for hint in hints(raw):
+        terminal.warning(hint)
+    return config

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from raysft.config.renamed import as_named_now
 from raysft.config.schema import Config
 from raysft.config.space import dotted
 from raysft.errors import UserError
@@ -26,8 +27,12 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
 
     Raises UserError: no such file or preset, bad TOML, unknown key, wrong type or value.
     """
-    raw = with_overrides(read_source(source), dict(parse_override(text) for text in overrides))
-    return validate(raw, where=source)
+    return validate(read_raw(source, overrides), where=source)
+
+
+def read_raw(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The same, not yet validated."""
+    return with_overrides(read_source(source), dict(parse_override(text) for text in overrides))
 
 
 def read_source(source: str) -> dict[str, Any]:
@@ -84,6 +89,7 @@ def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
 
 def validate(raw: Mapping[str, Any], where: str) -> Config:
     """Raises UserError that names every wrong key, with its location and what was expected."""
+    raw = as_named_now(raw)
     tune = raw.get("tune")
     if isinstance(tune, Mapping) and isinstance(tune.get("space"), Mapping):
         raw = {**raw, "tune": {**tune, "space": dotted(tune["space"])}}

@@ -66,13 +66,19 @@ def finish_model(
     }
 
 
+def trained_on(prompt_weight: float) -> str:
+    if 0 < prompt_weight < 1:
+        return f"all tokens, those outside the answers with weight {prompt_weight:g}"
+    return "all tokens" if prompt_weight else "response tokens only"
+
+
 def write_card(config: Config, model_dir: Path) -> None:
     base = config.model.path if config.model.init == "pretrained" else "none (from scratch)"
     (model_dir / "README.md").write_text(
         f"""# {config.run.name}
 
 Trained by raysft: supervised fine-tuning with the loss on {
-            "response tokens only" if config.data.mask_prompt else "all tokens"
+            trained_on(config.data.prompt_loss_weight)
         }.
 
 | | |
