@@ -52,6 +52,7 @@ class WorkerJob:
     exports: bool = True  # writes the model at the end
     start_from: Path | None = None  # a checkpoint, where the run has none of its own
     identities: Mapping[str, str] | None = None  # of what is trained on
+    evaluates_after: tuple[int, ...] = ()  # steps, beside those of eval.every_steps
 
 
 def train_worker(
@@ -115,7 +116,7 @@ def train_worker(
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window()
-        if due(step, config.eval.every_steps, last=last):
+        if due(step, config.eval.every_steps, last=last) or step in job.evaluates_after:
             with phase("evaluation"):
                 line |= evaluate_into(progress, objective, engine, reads)
         if line:

@@ -15,6 +15,14 @@ BRIEF = (
     "bench.warmup_steps=1",
     "batch.global_batch_size=1",
 )
+STUDIES = (
+    "bench.seq_lens=[32, 64]",
+    "bench.examples=4",
+    "bench.seeds=1",
+    "batch.global_batch_size=2",
+    "run.max_steps=2",
+    "schedule.warmup_steps=1",
+)
 SHORT = ("run.max_steps=10", "eval.every_steps=5", "scaling.workers=1")
 
 
@@ -34,6 +42,8 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
             extra = settings(SHORT)
         case ["bench", "seq-len", config, *_]:
             extra = settings(BRIEF)
+        case ["bench", "grad-variance", config, *_]:
+            extra = settings(STUDIES)
         case _:
             return []
     file = folder / config
