@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raysft.config.section import Count, Section, SeqLen, Steps, Unit
+from raysft.config.section import Count, Fraction, Section, SeqLen, Steps, Unit
 from raysft.config.space import SPACE, Domain
 
 
@@ -64,7 +64,8 @@ class Bench(Section):
     """What the studies of `raysft bench` measure. `seq-len`: training steps at several sequence
     lengths, once with the same number of sequences in a step (`batch.global_batch_size`) and once
     with the same number of tokens. `grad-variance`: the noise in the gradients of sequences of
-    several lengths, along training runs that differ in their seed."""
+    several lengths, along training runs that differ in their seed. `masking`: what
+    `data.prompt_loss_weight` does to losses, gradients and answers, in runs of equal steps."""
 
     seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
     """Sequence lengths to measure, in `seq-len` and `grad-variance`."""
@@ -76,6 +77,10 @@ class Bench(Section):
     synthetic: bool = False
     """In `seq-len`, train on random tokens, all of them supervised, instead of the records of
     `data.path`."""
+    prompt_loss_weights: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (
+        0.0, 0.01, 0.1, 0.5, 1.0
+    )  # fmt: skip
+    """In `masking`, the values of `data.prompt_loss_weight` to compare."""
     seeds: Annotated[Count, Unit("runs")] = 3
     """Runs of each point of a study other than `seq-len`, which differ in their seed only: from
     `run.seed` on. The intervals are over them."""

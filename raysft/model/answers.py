@@ -8,6 +8,7 @@ import numpy as np
 
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
+from raysft.data.template import Template
 from raysft.model.generate import answer, load
 from raysft.runs import events
 from raysft.runs.events import Emit
@@ -20,6 +21,14 @@ class Question(NamedTuple):
 
     prompt_ids: list[int]
     answer_ids: list[int]
+
+
+class Answered(NamedTuple):
+    """A question in words, without special tokens and white space around."""
+
+    prompt: str
+    reference: str
+    answer: str
 
 
 def questions(heldout: TokenDataset, count: int) -> list[Question]:
@@ -46,24 +55,31 @@ def finish_model(
     if not asked:
         return {"exact_match": None, "exact_match_records": 0}
     started = time.monotonic()
-    model, template = load(str(model_dir))
+    found = answered(*load(str(model_dir)), asked)
+    for one in found[: config.run.samples]:
+        emit(events.Sample(one.prompt, one.reference, one.answer))
+    checked = min(config.eval.exact_match_records, len(asked))
+    hits = sum(one.answer == one.reference for one in found[:checked])
+    return {
+        "exact_match": hits / checked if checked else None,
+        "exact_match_records": checked,
+        "answer_time_s": round(time.monotonic() - started, 2),
+    }
+
+
+def answered(model: Any, template: Template, asked: list[Question]) -> list[Answered]:
+    """Greedy answers, a little longer than the longest reference at most."""
 
     def words(ids: list[int]) -> str:
         return str(template.tokenizer.decode(ids, skip_special_tokens=True)).strip()
 
-    references = [words(question.answer_ids) for question in asked]
     longest = max(len(question.answer_ids) for question in asked)
     prompts = [question.prompt_ids for question in asked]
     answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
-    for index in range(min(config.run.samples, len(asked))):
-        emit(events.Sample(words(prompts[index]), references[index], answers[index].strip()))
-    checked = min(config.eval.exact_match_records, len(asked))
-    hits = [a.strip() == r for a, r in zip(answers[:checked], references[:checked], strict=True)]
-    return {
-        "exact_match": sum(hits) / checked if checked else None,
-        "exact_match_records": checked,
-        "answer_time_s": round(time.monotonic() - started, 2),
-    }
+    return [
+        Answered(words(question.prompt_ids), words(question.answer_ids), text.strip())
+        for question, text in zip(asked, answers, strict=True)
+    ]
 
 
 def trained_on(prompt_weight: float) -> str:

@@ -3,12 +3,13 @@
 from raysft.studies.study import Study
 from raysft.verbs.doctor import DOCTOR, PROVE
 from raysft.verbs.grad_variance import GRAD_VARIANCE
+from raysft.verbs.masking import MASKING
 from raysft.verbs.seq_len import SEQ_LEN
 from raysft.verbs.train import TRAIN
 from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
 VERBS: dict[str, Verb] = {
-    verb.name: verb for verb in (TRAIN, TUNE, SEQ_LEN, GRAD_VARIANCE, DOCTOR, PROVE)
+    verb.name: verb for verb in (TRAIN, TUNE, SEQ_LEN, GRAD_VARIANCE, MASKING, DOCTOR, PROVE)
 }
 STUDIES: dict[str, Study] = {verb.study.name: verb.study for verb in VERBS.values() if verb.study}

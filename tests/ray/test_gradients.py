@@ -11,6 +11,7 @@ from raysft.config.schema import Config
 from raysft.data.dataset import Prepared
 from raysft.runs.events import Event, Metrics
 from raysft.studies.grad_variance.measure import objective_for
+from raysft.studies.masking import measure as masking
 from raysft.studies.seq_len.sequences import joined
 from tests.ray.conftest import Groups, steps_of, tiny_config
 
@@ -100,3 +101,32 @@ def test_measuring_changes_no_step(groups: Groups, tmp_path: Path, tiny_model: P
         return [(line["loss"], line["grad_norm"]) for line in steps_of(events)]
 
     assert steps(watched) == steps(plain)
+
+
+@pytest.mark.parametrize(
+    ("workers", "stage", "packing"), [(1, 0, "true"), (1, 1, "false"), (2, 3, "true")]
+)
+def test_gradients_of_prompts_and_answers_equal_plain_pytorch(
+    groups: Groups, tmp_path: Path, tiny_model: Path, workers: int, stage: int, packing: str
+) -> None:
+    """Their norms and inner product, of all held-out records."""
+    config = tiny_config(
+        tiny_model, f"scaling.workers={workers}", f"engine.zero_stage={stage}",
+        f"batch.packing={packing}", "run.max_steps=1", "optim.max_grad_norm=0.01",
+    )  # fmt: skip
+    _, events, data = groups.fit_in(tmp_path, config, masking.objective_for(config))
+    lines = [event.values for event in events if isinstance(event, Metrics) and not event.step]
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32).eval()
+    sums, tokens = torch.zeros(2), 0
+    for index in range(len(data.heldout)):
+        ids = torch.from_numpy(data.heldout.tokens(index)).long()[None]
+        mask = torch.from_numpy(data.heldout.mask(index))[1:]
+        nll = -model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0]
+        sums = sums + torch.stack([nll[mask].sum(), nll[~mask].sum()])
+        tokens += len(mask)
+    parameters = list(model.parameters())
+    grads = [torch.autograd.grad(s / tokens, parameters, retain_graph=True) for s in sums]
+    answers, prompts = (torch.cat([part.flatten() for part in grad]) for grad in grads)
+    assert lines[0]["answer_square"] == pytest.approx(float(answers @ answers), rel=1e-4)
+    assert lines[0]["prompt_square"] == pytest.approx(float(prompts @ prompts), rel=1e-4)
+    assert lines[0]["product"] == pytest.approx(float(answers @ prompts), rel=1e-3)

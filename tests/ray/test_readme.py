@@ -20,6 +20,9 @@ STUDIES = (
     "bench.examples=4",
     "bench.seeds=1",
     "batch.global_batch_size=2",
+    "bench.prompt_loss_weights=[0.0, 1.0]",
+    "eval.max_records=4",
+    "eval.exact_match_records=4",
     "run.max_steps=2",
     "schedule.warmup_steps=1",
 )
@@ -42,7 +45,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
             extra = settings(SHORT)
         case ["bench", "seq-len", config, *_]:
             extra = settings(BRIEF)
-        case ["bench", "grad-variance", config, *_]:
+        case ["bench", "grad-variance" | "masking", config, *_]:
             extra = settings(STUDIES)
         case _:
             return []

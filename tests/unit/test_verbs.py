@@ -23,13 +23,17 @@ PRESETS = {
     "tune": "tune-stability",
     "bench seq-len": "bench-seq-len",
     "bench grad-variance": "bench-grad-variance",
+    "bench masking": "bench-masking",
 }
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
     "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
 }
 # Of the others, of short runs.
-RESULTS = COMMITTED | {"bench grad-variance": Path("tests/unit/results/grad-variance.json")}
+RESULTS = COMMITTED | {
+    "bench grad-variance": Path("tests/unit/results/grad-variance.json"),
+    "bench masking": Path("tests/unit/results/masking.json"),
+}
 ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
 
