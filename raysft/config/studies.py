@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raysft.config.section import Count, Fraction, Section, SeqLen, Steps, Unit
+from raysft.config.section import Count, Fraction, Records, Section, SeqLen, Steps, Unit
 from raysft.config.space import SPACE, Domain
 
 
@@ -65,7 +65,8 @@ class Bench(Section):
     lengths, once with the same number of sequences in a step (`batch.global_batch_size`) and once
     with the same number of tokens. `grad-variance`: the noise in the gradients of sequences of
     several lengths, along training runs that differ in their seed. `masking`: what
-    `data.prompt_loss_weight` does to losses, gradients and answers, in runs of equal steps."""
+    `data.prompt_loss_weight` does to losses, gradients and answers, in runs of equal steps.
+    `data-size`: what more training records buy, on subsets of several sizes."""
 
     seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
     """Sequence lengths to measure, in `seq-len` and `grad-variance`."""
@@ -81,6 +82,9 @@ class Bench(Section):
         0.0, 0.01, 0.1, 0.5, 1.0
     )  # fmt: skip
     """In `masking`, the values of `data.prompt_loss_weight` to compare."""
+    data_sizes: Annotated[tuple[Records, ...], Field(min_length=1)] | None = None
+    """In `data-size`, the numbers of training records to compare. When absent, 100 and doubling, up
+    to all."""
     seeds: Annotated[Count, Unit("runs")] = 3
     """Runs of each point of a study other than `seq-len`, which differ in their seed only: from
     `run.seed` on. The intervals are over them."""

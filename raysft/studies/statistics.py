@@ -41,6 +41,15 @@ class Interval(NamedTuple):
         return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
+def plus_minus(found: Interval | None, form: str) -> str:
+    """A cell of a table: the mean and half of its interval; empty where there is none."""
+    if found is None:
+        return ""
+    if found.low is None or found.high is None:
+        return f"{found.mean:{form}}"
+    return f"{found.mean:{form}} ± {(found.high - found.low) / 2:{form.lstrip('+')}}"
+
+
 def interval(values: Sequence[float]) -> Interval:
     """Raises statistics.StatisticsError where there are none."""
     mean, count = statistics.fmean(values), len(values)

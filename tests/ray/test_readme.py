@@ -21,6 +21,7 @@ STUDIES = (
     "bench.seeds=1",
     "batch.global_batch_size=2",
     "bench.prompt_loss_weights=[0.0, 1.0]",
+    "bench.data_sizes=[8, 16]",
     "eval.max_records=4",
     "eval.exact_match_records=4",
     "run.max_steps=2",
@@ -45,7 +46,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
             extra = settings(SHORT)
         case ["bench", "seq-len", config, *_]:
             extra = settings(BRIEF)
-        case ["bench", "grad-variance" | "masking", config, *_]:
+        case ["bench", "grad-variance" | "masking" | "data-size", config, *_]:
             extra = settings(STUDIES)
         case _:
             return []

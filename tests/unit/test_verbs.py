@@ -24,6 +24,7 @@ PRESETS = {
     "bench seq-len": "bench-seq-len",
     "bench grad-variance": "bench-grad-variance",
     "bench masking": "bench-masking",
+    "bench data-size": "bench-data-size",
 }
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
@@ -33,6 +34,7 @@ COMMITTED = {
 RESULTS = COMMITTED | {
     "bench grad-variance": Path("tests/unit/results/grad-variance.json"),
     "bench masking": Path("tests/unit/results/masking.json"),
+    "bench data-size": Path("tests/unit/results/data-size.json"),
 }
 ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))

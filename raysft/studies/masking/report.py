@@ -19,7 +19,7 @@ from raysft.studies.masking.rows import (
     rows_of,
     weights_of,
 )
-from raysft.studies.statistics import Interval
+from raysft.studies.statistics import Interval, plus_minus
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
 
@@ -28,14 +28,6 @@ CLAIM = (
     "The source text says that without masking the model learns to copy instructions, and that "
     "masking prevents it"
 )
-
-
-def plus_minus(found: Interval | None, form: str) -> str:
-    if found is None:
-        return ""
-    if found.low is None or found.high is None:
-        return f"{found.mean:{form}}"
-    return f"{found.mean:{form}} ± {(found.high - found.low) / 2:{form}}"
 
 
 COLUMNS = (
