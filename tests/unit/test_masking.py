@@ -76,9 +76,13 @@ def three_seeds(copied: float, loss: float) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("copied", "loss", "told"),
     [
-        (0.05, 0.1, ("copy instructions holds", "worse than with weight 0")),
-        (-0.05, -0.1, ("does not hold, for it copies less", "better than with weight 0")),
-        (0.0, 0.0, ("copy instructions does not show here", "neither better nor worse")),
+        (0.05, 0.1, ("copy instructions is confirmed", "worse than with weight 0")),
+        (
+            -0.05,
+            -0.1,
+            ("copy instructions is refuted, for it copies less", "better than with weight 0"),
+        ),
+        (0.0, 0.0, ("copy instructions is not seen here", "neither better nor worse")),
     ],
 )
 def test_the_verdict_is_of_pairs_with_one_seed(
@@ -96,6 +100,7 @@ def test_the_verdict_is_of_pairs_with_one_seed(
 def test_one_seed_judges_nothing() -> None:
     told = verdict(results(case(0.0, 0, 1.0, 0.2), case(1.0, 0, 1.2, 0.9)))
     assert "copy instructions is not judged by one seed" in told
+    assert "nats a token, which is not judged by one seed; exact match" in told
     assert "Fewer than two weights" in verdict(results(case(0.0, 0, 1.0, 0.2)))
 
 

@@ -57,16 +57,16 @@ def of_copying(results: Results, low: float, high: float) -> str:
         return "No answers were generated, so that nothing is known of copying."
     says = judged(
         found,
-        more="holds",
-        less="does not hold, for it copies less",
-        equal="does not show here",
+        more="confirmed",
+        less="refuted, for it copies less",
+        equal="not seen here",
     )
     references = references_beyond_chance(results)
     return (
         f"Of an answer, the share that is one run of its own instruction, beyond chance, is "
         f"{found.words('+.1%')} larger with weight {high:g} than with weight {low:g} "
         f"({seeds(found)}; in the references it is {references:.1%}): that unmasked training "
-        f"learns to copy instructions {says}."
+        f"learns to copy instructions is {says}."
     )
 
 
@@ -75,14 +75,17 @@ def of_loss(results: Results, low: float, high: float) -> str:
     found = difference(results, high, low, loss)
     assert found is not None
     says = judged(
-        found, more="worse", less="better", equal="neither better nor worse beyond the noise"
+        found,
+        more=f"worse than with weight {low:g}",
+        less=f"better than with weight {low:g}",
+        equal=f"neither better nor worse than with weight {low:g}, beyond the noise",
     )
     words = (
-        f"The held-out loss of the answers differs by {found.words('+.4f')} nats a token, {says} "
-        f"than with weight {low:g}"
+        f"The held-out loss of the answers differs by {found.words('+.4f')} nats a token, which "
+        f"is {says}"
     )
     match = difference(results, high, low, exact_match)
-    words += f", exact match by {match.words('+.1%')}" if match else ""
+    words += f"; exact match differs by {match.words('+.1%')}" if match else ""
     best = min(rows_of(results), key=lambda row: row.answers.mean)
     return f"{words}. The lowest mean is that of weight {best.weight:g}."
 
@@ -90,7 +93,7 @@ def of_loss(results: Results, low: float, high: float) -> str:
 def judged(found: Interval, *, more: str, less: str, equal: str) -> str:
     """Whether a difference is above 0, below, or neither."""
     if found.low is None or found.high is None:
-        return "is not judged by one seed"
+        return "not judged by one seed"
     return more if found.low > 0 else less if found.high < 0 else equal
 
 
