@@ -57,7 +57,7 @@ def exponents(results: Results, when: str) -> str:
     summed, mean = (exponent_of(results, when, loss) for loss in ("summed", "mean"))
     if summed is None or mean is None:
         return "One length alone tells no exponent."
-    runs = f"over {summed.runs} seeds" if summed.runs > 1 else "one seed"
+    runs = f"over {summed.runs} seeds, 95 % intervals" if summed.runs > 1 else "one seed"
     holds = summed.holds(1.0)
     says = (
         "is not judged by one seed"
@@ -69,8 +69,8 @@ def exponents(results: Results, when: str) -> str:
     falls = "falls" if mean.mean < 0 else "grows"
     return (
         f"{when.capitalize()} the variance of the gradient goes as T^{summed.words('.2f')} for a "
-        f"loss summed over the tokens and as T^{mean.words('.2f')} for their mean ({runs}, 95 % "
-        f"intervals): Var proportional to T {says}, and for the mean, which raysft trains, the "
+        f"loss summed over the tokens and as T^{mean.words('.2f')} for their mean ({runs}"
+        f"): Var proportional to T {says}, and for the mean, which raysft trains, the "
         f"variance {falls} with T."
     )
 
