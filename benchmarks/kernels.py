@@ -133,7 +133,7 @@ def main() -> None:
             engine,
             SFT,
             data.batches,
-            count=data.supervised_tokens,
+            count=data.loss_weight,
             lr=3e-4,
             norm_limit=float("inf"),
         )

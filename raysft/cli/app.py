@@ -11,12 +11,7 @@ from typer.core import TyperGroup
 from raysft import __version__
 from raysft.cli import cluster_commands, config_commands, model_commands, run_commands, terminal
 from raysft.cli.launch import command
-from raysft.cli.options import (
-    ConfigArgument,
-    ConfigCommand,
-    JsonOption,
-    SetOption,
-)
+from raysft.cli.options import ConfigArgument, ConfigCommand, JsonOption, SetOption, read_config
 from raysft.errors import RunError, UserError
 from raysft.verbs.registry import STUDIES, VERBS
 
@@ -129,14 +124,13 @@ def preview(
     Example: raysft data preview my.toml -n 5
     """
     from raysft.cli import data_tables
-    from raysft.config.load import load_config
     from raysft.data.audit import files_left_out
     from raysft.data.folders import in_words
     from raysft.data.preview import previews
     from raysft.data.sources import sources
     from raysft.model.load import load_template
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     template = load_template(resolved)
     for view in previews(resolved, template, count):
         data_tables.print_record(view, terminal.stdout)
@@ -157,14 +151,13 @@ def stats(
     Example: raysft data stats my.toml
     """
     from raysft.cli import data_tables
-    from raysft.config.load import load_config
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
     from raysft.model.load import load_template
     from raysft.runtime.connect import shut_down_ray, start_ray
 
     # An audit tells of every bad record instead of stopping at the first.
-    resolved = load_config(config, [*overrides, "data.on_bad_record=skip"])
+    resolved = read_config(config, [*overrides, "data.on_bad_record=skip"])
     template = load_template(resolved)
     try:
         prepared = prepare(resolved, template, lambda: start_ray(resolved))
@@ -192,10 +185,9 @@ def estimate(
     Example: raysft estimate gpt2-large --device h100
     """
     from raysft.cli.estimate_tables import renderables
-    from raysft.config.load import load_config
     from raysft.estimate.report import estimate as estimate_run
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     if resolved.scaling.elastic:
         fewest = resolved.scaling.fewest
         terminal.fact(

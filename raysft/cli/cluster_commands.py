@@ -12,6 +12,7 @@ from raysft.cli.options import (
     RunArgument,
     SetOption,
     ShipCodeOption,
+    read_config,
 )
 
 
@@ -58,9 +59,8 @@ def doctor(
     Example: raysft doctor gpt2-large --address http://localhost:8265
     """
     from raysft.cli.doctor import examine
-    from raysft.config.load import load_config
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     examine(resolved, address=address, ship_code=ship_code, prove=prove, as_json=as_json)
 
 

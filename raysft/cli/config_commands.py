@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from raysft.cli import completion, terminal
-from raysft.cli.options import ConfigArgument, ConfigCommand, SetOption
+from raysft.cli.options import ConfigArgument, ConfigCommand, SetOption, read_config
 from raysft.errors import UserError
 
 config_app = typer.Typer(no_args_is_help=True, help="Find keys and presets; write configs.")
@@ -45,11 +45,10 @@ def show(config: ConfigArgument, overrides: SetOption = []) -> None:  # noqa: B0
 
     Example: raysft config show gpt2-tiny-cpu --set optim.lr=1e-3
     """
-    from raysft.config.load import load_config
     from raysft.config.write import as_toml
 
     print(
-        as_toml(load_config(config, overrides).model_dump(mode="json", exclude_none=True)), end=""
+        as_toml(read_config(config, overrides).model_dump(mode="json", exclude_none=True)), end=""
     )
 
 
@@ -80,11 +79,10 @@ def check_config(config: ConfigArgument, overrides: SetOption = []) -> None:  # 
 
     Example: raysft config check my.toml
     """
-    from raysft.config.load import load_config
     from raysft.verbs.check import check
     from raysft.verbs.train import TRAIN
 
-    resolved = load_config(config, overrides)
+    resolved = read_config(config, overrides)
     warnings = check(None, resolved)
     for row in TRAIN.plan(resolved):
         terminal.fact(*row)

@@ -121,9 +121,11 @@ def lengths_table(facts: Mapping[str, Any]) -> RenderableType:
         )
     tokens, trained = f"{facts['tokens']:,}", f"{facts['supervised_tokens']:,}"
     share = f"{facts['supervised_share']:.1%}"
-    return Group(
-        table, Text(f" {tokens} tokens are kept, {trained} of them ({share}) trained", style="dim")
-    )
+    words = f" {tokens} tokens are kept, {trained} of them ({share}) trained"
+    if weight := facts["prompt_loss_weight"]:
+        words += f" as answers\n those of prompts weigh {weight:g} each: "
+        words += f"{facts['prompt_loss_share']:.1%} of the loss"
+    return Group(table, Text(words, style="dim"))
 
 
 def fit_table(facts: Mapping[str, Any]) -> FittedTable:

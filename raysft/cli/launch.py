@@ -21,6 +21,7 @@ from raysft.cli.options import (
     JsonOption,
     SetOption,
     ShipCodeOption,
+    read_config,
 )
 from raysft.errors import INTERRUPTED, RunError, UserError
 from raysft.runs import rundir, undo
@@ -78,10 +79,9 @@ def command(verb: Verb) -> Callable[..., None]:
         ship_code: ShipCodeOption = False,
         profile: ProfileOption = False,
     ) -> None:
-        from raysft.config.load import load_config
 
         profiled = [f"log.profile_steps={PROFILE_STEPS}"] if profile else []
-        resolved = load_config(config, [*overrides, *profiled])
+        resolved = read_config(config, [*overrides, *profiled])
         typed = Submission(name, resume, accept_changes, dry_run, as_json, address, ship_code)
         launch(verb, config, resolved, typed)
 

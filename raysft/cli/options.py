@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
-from raysft.cli import completion
+from raysft.cli import completion, terminal
 from raysft.errors import UserError
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
 
 ConfigArgument = Annotated[
     str,
@@ -89,3 +92,18 @@ def no_such_option(option: str, typed: Sequence[str], known: Sequence[str]) -> s
     after = words[words.index(option) + 1 :] if option in words else []
     value = after[0] if after and not after[0].startswith("--") else "VALUE"
     return f"no such option {option}: it is a key of the config, set by --set {key}={value}"
+
+
+def read_config(source: str, overrides: list[str]) -> "Config":
+    """The config of the options CONFIG and --set; what is written by an old name is told.
+
+    Raises UserError.
+    """
+    from raysft.config.load import read_raw, validate
+    from raysft.config.renamed import hints
+
+    raw = read_raw(source, overrides)
+    config = validate(raw, where=source)
+    for hint in hints(raw):
+        terminal.warning(hint)
+    return config

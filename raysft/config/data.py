@@ -5,7 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator
 
-from raysft.config.section import FractionBelowOne, Place, PositiveFloat, Records, Section, Unit
+from raysft.config.section import (
+    Fraction,
+    FractionBelowOne,
+    Place,
+    PositiveFloat,
+    Records,
+    Section,
+    Unit,
+)
 
 DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenizer built in
 DEMO_VOCABULARY = 492  # tokens of that tokenizer
@@ -124,9 +132,11 @@ class Data(Section):
     eval_path: Place | tuple[Place | Source, ...] | None = None
     """Where the held-out records come from, in the same form as `path`. When absent, they are split
     off by `eval_fraction`."""
-    mask_prompt: bool = True
-    """Take the training loss on the answers only; `false` takes it on every token. The held-out
-    loss is always that of the answers."""
+    prompt_loss_weight: Fraction = 0.0
+    """What a token outside the trained answers weighs in the training loss, where one of an answer
+    weighs 1: 0 masks the prompts, 1 trains every token alike. The loss is the weighted sum over the
+    sum of the weights. The held-out loss is always that of the answers. `mask_prompt`, the old
+    spelling, is still read: `true` is 0, `false` is 1."""
     truncate: bool = True
     """Cut records longer than `batch.seq_len`: first the start of the prompt, as far as the first
     answer needs room, then the end of the record. `false` drops them."""

@@ -12,6 +12,7 @@ from pydantic_core import ErrorDetails
 
 from raysft.config.near import did_you_mean, key_meant, suggested
 from raysft.config.of_run import config_of_run, run_folder
+from raysft.config.renamed import as_named_now
 from raysft.config.schema import Config
 from raysft.config.space import dotted
 from raysft.config.spelling import line_hint, not_toml, value_form, value_hint
@@ -32,8 +33,12 @@ def load_config(source: str, overrides: Iterable[str] = ()) -> Config:
 
     Raises UserError: no such file or preset, bad TOML, unknown key, wrong type or value.
     """
-    raw = with_overrides(read_source(source), dict(parse_override(text) for text in overrides))
-    return validate(raw, where=source)
+    return validate(read_raw(source, overrides), where=source)
+
+
+def read_raw(source: str, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """The same, not yet validated."""
+    return with_overrides(read_source(source), dict(parse_override(text) for text in overrides))
 
 
 def read_source(source: str) -> dict[str, Any]:
@@ -107,6 +112,7 @@ def with_overrides(raw: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict
 
 def validate(raw: Mapping[str, Any], where: str) -> Config:
     """Raises UserError that names every wrong key, with its location and what was expected."""
+    raw = as_named_now(raw)
     tune = raw.get("tune")
     if isinstance(tune, Mapping) and isinstance(tune.get("space"), Mapping):
         raw = {**raw, "tune": {**tune, "space": dotted(tune["space"])}}

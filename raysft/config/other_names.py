@@ -37,7 +37,7 @@ OTHER_NAMES = {
     "train_file": "data.path",
     "validation_file": "data.eval_path",
     "chat_template": "data.template",
-    "completion_only_loss": "data.mask_prompt",
+    "completion_only_loss": "data.prompt_loss_weight",
     "max_train_samples": "data.max_records",
     "max_eval_samples": "eval.max_records",
     # Axolotl
@@ -48,7 +48,7 @@ OTHER_NAMES = {
     "sample_packing": "batch.packing",
     "num_epochs": "run.epochs",
     "val_set_size": "data.eval_fraction",
-    "train_on_inputs": "data.mask_prompt",
+    "train_on_inputs": "data.prompt_loss_weight",
     "optimizer": "optim.name",
     "lr_scheduler": "schedule.min_lr_ratio",
     "flash_attention": "model.attention",

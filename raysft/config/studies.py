@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raysft.config.section import Count, Section, SeqLen, Steps, Unit
+from raysft.config.section import Count, Fraction, Records, Section, SeqLen, Steps, Unit
 from raysft.config.space import SPACE, Domain
 
 
@@ -61,15 +61,35 @@ class Tune(Section):
 
 
 class Bench(Section):
-    """What `raysft bench seq-len` measures: training steps at several sequence lengths, once with
-    the same number of sequences in a step (`batch.global_batch_size`) and once with the same number
-    of tokens."""
+    """What the studies of `raysft bench` measure. `seq-len`: training steps at several sequence
+    lengths, once with the same number of sequences in a step (`batch.global_batch_size`) and once
+    with the same number of tokens. `grad-variance`: the noise in the gradients of sequences of
+    several lengths, along training runs that differ in their seed. `masking`: what
+    `data.prompt_loss_weight` does to losses, gradients and answers, in runs of equal steps.
+    `data-size`: what more training records buy, on subsets of several sizes."""
 
     seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
-    """Sequence lengths to measure; each takes the place of `batch.seq_len`."""
+    """Sequence lengths to measure, in `seq-len` and `grad-variance`."""
     steps: Steps = 4
-    """Timed steps in each case."""
+    """Timed steps in each case of `seq-len`."""
     warmup_steps: Steps = 2
-    """Steps before the timed ones in each case: the first allocates memory, the second settles."""
+    """Steps before the timed ones in each case of `seq-len`: the first allocates memory, the second
+    settles."""
     synthetic: bool = False
-    """Train on random tokens, all of them supervised, instead of the records of `data.path`."""
+    """In `seq-len`, train on random tokens, all of them supervised, instead of the records of
+    `data.path`."""
+    prompt_loss_weights: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (
+        0.0, 0.01, 0.1, 0.5, 1.0
+    )  # fmt: skip
+    """In `masking`, the values of `data.prompt_loss_weight` to compare."""
+    data_sizes: Annotated[tuple[Records, ...], Field(min_length=1)] | None = None
+    """In `data-size`, the numbers of training records to compare. When absent, 100 and doubling, up
+    to all."""
+    seeds: Annotated[Count, Unit("runs")] = 3
+    """Runs of each point of a study other than `seq-len`, which differ in their seed only: from
+    `run.seed` on. The intervals are over them."""
+    examples: Annotated[Count, Unit("sequences")] = 64
+    """Sequences of each length whose gradients `grad-variance` measures."""
+    shard_size: Annotated[Count, Unit("sequences")] | None = None
+    """Sequences of one gradient in `grad-variance`: a multiple of `scaling.workers`, which share
+    them. When absent, one a worker, which tells most."""

@@ -36,6 +36,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     `prompt_tokens` and `response_tokens` (L_Q and L_A) are per record and before any cut, end
     tokens among the response. `padding_share` is the part of all positions that would be padding
     with every record padded to T, `packing_padding_share` with records packed into T.
+    `supervised_tokens` are those of answers, whatever prompts weigh; `prompt_loss_share` is the
+    prompts' part of all the weight in the loss.
     """
     records, counts = prepared.tokenised.records, prepared.tokenised.counts
     lengths = sorted({config.batch.seq_len, *LENGTHS})
@@ -44,6 +46,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     parts = sources(config.data, config.data.path)
     by_source = np.bincount(records["source"], minlength=len(parts))
     tokens, supervised = int(records["length"].sum()), int(records["supervised"].sum())
+    weight = config.data.prompt_loss_weight
+    of_prompts = weight * (tokens - len(records) - supervised)  # nothing predicts a first token
     facts: dict[str, Any] = {
         "sources": [
             {"path": part.path, "weight": part.weight, "format": name, "records": int(number)}
@@ -66,6 +70,8 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "tokens": tokens,
         "supervised_tokens": supervised,
         "supervised_share": supervised / max(1, tokens),
+        "prompt_loss_weight": weight,
+        "prompt_loss_share": of_prompts / max(1, supervised + of_prompts),
         "end_token_supervised": int(records["ended"].sum()),
         "end_token_missing": int((~records["ended"]).sum()),
         "duplicates": len(records) - len(np.unique(records["key"])),

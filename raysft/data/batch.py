@@ -18,7 +18,8 @@ class Batch(NamedTuple):
     input_ids: Tensor  # int64 [B, T]
     scored: Tensor  # int64 [m], the tokens that one before them in their record predicts
     supervised: Tensor  # int64 [n], those of them whose prediction is trained
-    is_supervised: Tensor  # bool [m], which of `scored` these are
+    in_answer: Tensor  # bool [m], which of `scored` are tokens of a trained answer
+    weights: Tensor | None  # fp32 [n], of `supervised` in the loss; None where all are 1
     inputs: dict[str, Any]  # what else the model's forward takes
 
     def to(self, device: torch.device) -> "Batch":
@@ -29,11 +30,11 @@ class Batch(NamedTuple):
         return self.map(Tensor.pin_memory)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        inputs = {
-            name: change(value) if isinstance(value, Tensor) else value
-            for name, value in self.inputs.items()
-        }
-        return Batch(*(change(tensor) for tensor in self[:4]), inputs)  # type: ignore[call-arg,arg-type]
+        def changed(value: Any) -> Any:
+            return change(value) if isinstance(value, Tensor) else value
+
+        inputs = {name: changed(value) for name, value in self.inputs.items()}
+        return Batch(*(changed(value) for value in self[:-1]), inputs)  # type: ignore[call-arg]
 
 
 def make_batch(
@@ -41,15 +42,22 @@ def make_batch(
     scored: NDArray[np.bool_],
     loss_mask: NDArray[np.bool_],
     inputs: dict[str, Any],
+    prompt_weight: float = 0.0,
 ) -> Batch:
     """From arrays [B, T]. Tokens are named by their place in the flattened rows: an index, unlike
-    a mask, lets a GPU go on without being asked how many there are."""
-    supervised = loss_mask & scored
+    a mask, lets a GPU go on without being asked how many there are.
+
+    loss_mask: true in trained answers, whose tokens weigh 1; the others weigh `prompt_weight`.
+    """
+    answers = loss_mask & scored
+    supervised = scored if prompt_weight else answers
+    weights = np.where(answers, 1.0, prompt_weight)[supervised].astype(np.float32)
     return Batch(
         torch.from_numpy(input_ids),
         torch.from_numpy(np.flatnonzero(scored)),
         torch.from_numpy(np.flatnonzero(supervised)),
-        torch.from_numpy(supervised[scored]),
+        torch.from_numpy(answers[scored]),
+        torch.from_numpy(weights) if 0 < prompt_weight < 1 else None,
         inputs,
     )
 
@@ -85,7 +93,7 @@ def pack(dataset: TokenDataset, indices: Indices) -> Batch:
         "max_length_q": longest,
         "max_length_k": longest,
     }
-    return make_batch(ids[None], scored[None], mask[None], inputs)
+    return make_batch(ids[None], scored[None], mask[None], inputs, dataset.prompt_weight)
 
 
 def pad(dataset: TokenDataset, indices: Indices) -> Batch:
@@ -102,7 +110,7 @@ def pad(dataset: TokenDataset, indices: Indices) -> Batch:
     scored = attention_mask.copy()
     scored[:, 0] = False
     inputs = {"attention_mask": torch.from_numpy(attention_mask)}
-    return make_batch(input_ids, scored, loss_mask, inputs)
+    return make_batch(input_ids, scored, loss_mask, inputs, dataset.prompt_weight)
 
 
 def packed_batches(

@@ -27,26 +27,34 @@ class TokenDataset:
     """R records of flat arrays, which Ray shares with every worker of a node without a copy."""
 
     input_ids: NDArray[np.int32]  # [tokens], of these records and perhaps of others
-    loss_mask: NDArray[np.bool_]  # [tokens]
+    loss_mask: NDArray[np.bool_]  # [tokens], true in trained answers
     starts: NDArray[np.int64]  # [R], where each record begins in the arrays
     lengths: NDArray[np.int64]  # [R], in tokens
-    supervised: NDArray[np.int64]  # [R], trained predictions
+    answers: NDArray[np.int64]  # [R], predictions of tokens of its trained answers
     source: NDArray[np.uint16]  # [R], index in the mixture
     weights: tuple[float, ...] = (1.0,)  # of each source: how often an epoch sees a record
-    mask_prompt: bool = True  # false: every token is trained
+    prompt_weight: float = 0.0  # in the loss, of a token outside the answers; those have 1
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    @property
+    def supervised(self) -> NDArray[np.int64]:
+        """Trained predictions [R]. Nothing predicts a record's first token."""
+        return self.lengths - 1 if self.prompt_weight else self.answers
+
+    @property
+    def loss_weight(self) -> NDArray[np.float64]:
+        """Sum of the weights of the predictions [R]: what each adds to the loss's divisor."""
+        return self.answers + self.prompt_weight * (self.lengths - 1 - self.answers)
 
     def tokens(self, index: int) -> NDArray[np.int32]:
         start = self.starts[index]
         return self.input_ids[start : start + self.lengths[index]]
 
     def mask(self, index: int) -> NDArray[np.bool_]:
-        start, length = self.starts[index], self.lengths[index]
-        if not self.mask_prompt:
-            return np.ones(length, dtype=np.bool_)
-        return self.loss_mask[start : start + length]
+        start = self.starts[index]
+        return self.loss_mask[start : start + self.lengths[index]]
 
 
 class Prepared(NamedTuple):
@@ -83,7 +91,7 @@ def prepare(
     check_enough(tokenised.counts, len(kept))
     weights = tuple(source.weight for source in sources(data, data.path))
     return Prepared(
-        train=select(tokenised, kept, weights=weights, mask_prompt=data.mask_prompt),
+        train=select(tokenised, kept, weights=weights, prompt_weight=data.prompt_loss_weight),
         # Always the response alone, so that held-out losses compare whatever was trained on.
         heldout=compact(select(other, chosen)),
         tokenised=tokenised,
@@ -177,7 +185,7 @@ def select(
     chosen: Indices,
     *,
     weights: tuple[float, ...] = (1.0,),
-    mask_prompt: bool = True,
+    prompt_weight: float = 0.0,
 ) -> TokenDataset:
     """The chosen records, over the same flat arrays."""
     lengths = tokenised.records["length"].astype(np.int64)
@@ -187,12 +195,10 @@ def select(
         tokenised.loss_mask,
         starts[chosen],
         lengths[chosen],
-        tokenised.records["supervised"][chosen].astype(np.int64)
-        if mask_prompt
-        else lengths[chosen] - 1,  # nothing predicts a record's first token
+        tokenised.records["supervised"][chosen].astype(np.int64),
         np.asarray(tokenised.records["source"][chosen]),
         weights,
-        mask_prompt,
+        prompt_weight,
     )
 
 
@@ -205,7 +211,7 @@ def compact(dataset: TokenDataset) -> TokenDataset:
         np.asarray(dataset.loss_mask[places]),
         np.cumsum(dataset.lengths) - dataset.lengths,
         dataset.lengths,
-        dataset.supervised,
+        dataset.answers,
         dataset.source,
     )
 

@@ -20,6 +20,7 @@ class StepData(NamedTuple):
     batches: list[Batch]  # of this rank
     tokens: int  # of the global batch, without padding
     supervised_tokens: int  # of the global batch: known to every rank without asking the others
+    loss_weight: float  # of the global batch: the sum of the weights of these tokens in the loss
     pairs: int  # of the global batch: the sum of the squared lengths, which attention works on
 
 
@@ -39,6 +40,7 @@ class RankData:
             self._share(self.train, indices, batch.micro_batch_size),
             int(self.train.lengths[indices].sum()),
             int(self.train.supervised[indices].sum()),
+            float(self.train.loss_weight[indices].sum()),
             int((self.train.lengths[indices] ** 2).sum()),
         )
 

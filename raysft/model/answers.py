@@ -7,6 +7,7 @@ import numpy as np
 
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
+from raysft.data.template import Template
 from raysft.model.generate import BATCH_SIZE, answer, load
 from raysft.runs import events
 from raysft.runs.events import Emit
@@ -22,6 +23,14 @@ class Question(NamedTuple):
     answer_ids: list[int]
 
 
+class Answered(NamedTuple):
+    """A question in words, without special tokens and white space around."""
+
+    prompt: str
+    reference: str
+    answer: str
+
+
 def questions(heldout: TokenDataset, count: int) -> list[Question]:
     """The first `count` held-out records that ask something."""
     result: list[Question] = []
@@ -33,10 +42,27 @@ def questions(heldout: TokenDataset, count: int) -> list[Question]:
     return result
 
 
+def answered(
+    model: Any, template: Template, asked: list[Question], longest: int | None = None
+) -> list[Answered]:
+    """Greedy answers, a little longer than the longest reference at most, or than `longest`."""
+
+    def words(ids: list[int]) -> str:
+        return str(template.tokenizer.decode(ids, skip_special_tokens=True)).strip()
+
+    longest = longest or max(len(question.answer_ids) for question in asked)
+    prompts = [question.prompt_ids for question in asked]
+    answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
+    return [
+        Answered(words(question.prompt_ids), words(question.answer_ids), text.strip())
+        for question, text in zip(asked, answers, strict=True)
+    ]
+
+
 def share_of_answers(
     asked: list[Question], model_dir: Path, rank: int, world_size: int
-) -> dict[int, str]:
-    """By its number the answer to each question of this rank, of the exported folder.
+) -> dict[int, Answered]:
+    """By its number each question that this rank answers, by the exported folder.
 
     Ranks take whole batches in turn, so that what is answered together does not depend on how many
     there are.
@@ -46,27 +72,18 @@ def share_of_answers(
     mine = [index for batch in batches[rank::world_size] for index in batch]
     if not mine:
         return {}
-    model, template = load(str(model_dir))
     longest = max(len(question.answer_ids) for question in asked)
-    prompts = [asked[index].prompt_ids for index in mine]
-    answers = answer(model, template, prompts, min(longest + 8, MAX_NEW_TOKENS))
-    return {index: text.strip() for index, text in zip(mine, answers, strict=True)}
+    found = answered(*load(str(model_dir)), [asked[index] for index in mine], longest)
+    return dict(zip(mine, found, strict=True))
 
 
-def judged(
-    asked: list[Question], answers: dict[int, str], config: Config, tokenizer: Any, emit: Emit
-) -> dict[str, Any]:
-    """`exact_match`: the share of answers equal to their reference; some of them as samples."""
-
-    def words(ids: list[int]) -> str:
-        return str(tokenizer.decode(ids, skip_special_tokens=True)).strip()
-
-    references = [words(question.answer_ids) for question in asked]
-    for index in range(min(config.run.samples, len(asked))):
-        emit(events.Sample(words(asked[index].prompt_ids), references[index], answers[index]))
-    checked = min(config.eval.exact_match_records, len(asked))
-    hits = sum(answers[index] == references[index] for index in range(checked))
+def judged(found: list[Answered], config: Config, emit: Emit) -> dict[str, Any]:
+    """`exact_match`: the share of answers equal to their reference; some are told as samples."""
+    for one in found[: config.run.samples]:
+        emit(events.Sample(one.prompt, one.reference, one.answer))
+    checked = found[: config.eval.exact_match_records]
+    hits = sum(one.answer == one.reference for one in checked)
     return {
-        "exact_match": hits / checked if checked else None,
-        "exact_match_records": checked,
+        "exact_match": hits / len(checked) if checked else None,
+        "exact_match_records": len(checked),
     }

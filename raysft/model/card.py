@@ -129,16 +129,22 @@ def name_of(path: str | None) -> str:
     return path.partition("?")[0].rstrip("/").rpartition("/")[2]
 
 
+def trained_on(config: Config) -> str:
+    weight = config.data.prompt_loss_weight
+    if 0 < weight < 1:
+        return f"all tokens, those outside the answers with weight {weight:g}"
+    return "all tokens" if weight else "response tokens only"
+
+
 def what_it_is(config: Config) -> str:
     path = config.model.path
-    on = "response tokens only" if config.data.mask_prompt else "all tokens"
     if config.model.init == "scratch":
         start = "A GPT-2" if config.model.shape else f"A model like {name_of(path)}"
         start += ", trained from scratch"
     else:
         start = f"{path if path and is_hub_model(path) else name_of(path)}, fine-tuned"
     return (
-        f"{start} on instructions and their answers, with the loss on {on}. "
+        f"{start} on instructions and their answers, with the loss on {trained_on(config)}. "
         "It was not tested for anything beyond the figures below."
     )
 

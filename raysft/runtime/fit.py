@@ -63,13 +63,15 @@ def fit(
     answers: bool = False,
     start_from: Path | None = None,
     identities: Mapping[str, str] | None = None,
+    evaluates_after: tuple[int, ...] = (),
     placed: Callable[[Placement], None] | None = None,
 ) -> RunResult:
     """Train on the workers of `config.scaling`; `emit` gets every event, in this thread.
 
     exports: the model is written to `run_dir` at the end. answers: and answers held-out records.
     start_from: a checkpoint to go on from, where `run_dir` has none. identities: of what is trained
-    on, which checkpoints keep. placed: is told whenever a group of workers has started.
+    on, which checkpoints keep. evaluates_after: steps, beside those of eval.every_steps. placed: is
+    told whenever a group of workers has started.
 
     Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
     the run fails in another way. The first interrupt lets the workers finish their step and take a
@@ -91,6 +93,7 @@ def fit(
         answers=answers,
         start_from=start_from,
         identities=identities,
+        evaluates_after=evaluates_after,
     )
     options = {
         "job": ray.cloudpickle.dumps(job),

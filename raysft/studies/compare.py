@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from raysft.config.renamed import as_named_now
 from raysft.errors import UserError
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import FittedTable, Heading
@@ -41,7 +42,7 @@ def compare(
         raise UserError(f"{path_a} and {path_b} have no case in common")
     for letter, path, results in (("A", path_a, a), ("B", path_b, b)):
         out.print(f"{letter}  {path}: {results.get('title', study.name)}")
-    for line in differences(a["config"], b["config"]):
+    for line in differences(as_named_now(a["config"]), as_named_now(b["config"])):
         out.print(f"  {line}")
     out.print(comparison_table(found, tolerance))
     alone = len(points_a) + len(points_b) - 2 * len(found)

@@ -22,6 +22,13 @@ def write(run_dir: Path, results: dict[str, Any]) -> None:
     rundir.write_json(run_dir / rundir.RESULTS, results)
 
 
+def finished(run_dir: Path) -> list[dict[str, Any]]:
+    """The cases that --resume need not run again: those that ended well. None of a new study."""
+    if not (run_dir / rundir.RESULTS).exists():
+        return []
+    return [case for case in read(run_dir)[1]["cases"] if case["status"] == "done"]
+
+
 def read(path: Path) -> tuple[Path, dict[str, Any]]:
     """A results.json, or that of a run directory. Raises UserError: it is not there, or is none."""
     file = path / rundir.RESULTS if path.is_dir() else path

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from raysft.data.dataset import TokenDataset
-from raysft.model.answers import ANSWERING, judged, questions, share_of_answers
+from raysft.model.answers import ANSWERING, Answered, judged, questions, share_of_answers
 from raysft.runs import events, rundir
 from raysft.train.mailbox import post
 from raysft.train.worker import WorkerJob
@@ -36,7 +36,7 @@ def answer_heldout(job: WorkerJob, heldout: TokenDataset, mailbox: Any) -> dict[
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    share: dict[int, str] | str
+    share: dict[int, Answered] | str
     try:
         share = share_of_answers(asked, job.run_dir / rundir.MODEL, rank, world_size)
     except Exception as error:
@@ -46,6 +46,6 @@ def answer_heldout(job: WorkerJob, heldout: TokenDataset, mailbox: Any) -> dict[
     if failed := [share for share in shares if isinstance(share, str)]:
         emit(events.Warning(f"the model is written, but could not answer: {failed[0]}"))
         return NOTHING
-    answers = {index: text for share in shares for index, text in share.items()}
-    found = judged(asked, answers, config, job.tokenizer, emit)
+    by_number = {index: one for share in shares for index, one in share.items()}
+    found = judged([by_number[index] for index in range(len(asked))], config, emit)
     return found | {"answer_time_s": round(time.monotonic() - started, 2)}

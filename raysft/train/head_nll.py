@@ -27,6 +27,8 @@ class HeadNLL(torch.autograd.Function):
     The gradient is made in the same pass, while a block of logits is there, and only scaled in the
     backward: d nll / d logits = softmax(logits) - one_hot(target). So logits are computed once and
     kept for one block of tokens (the method of Hsu et al. 2024, "Liger Kernel", arXiv:2410.10989).
+
+    token_weights: fp32 [n], what each NLL is multiplied by; None where all are 1.
     """
 
     @staticmethod
@@ -37,6 +39,7 @@ class HeadNLL(torch.autograd.Function):
         bias: Tensor | None,
         targets: Tensor,
         gradient_scale: float = 1.0,
+        token_weights: Tensor | None = None,
     ) -> Tensor:
         nll = torch.zeros((), device=hidden.device)
         blocks = list(token_blocks(hidden, weight))
@@ -48,8 +51,14 @@ class HeadNLL(torch.autograd.Function):
             logits = head_logits(hidden[some], weight, bias)
             logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
             of_target = logs.gather(1, target)
-            nll -= of_target.sum()
-            grad_logits = gradient(logs, target, of_target, gradient_scale, out=logits)
+            scale: float | Tensor = gradient_scale
+            if token_weights is None:
+                nll -= of_target.sum()
+            else:
+                weights = token_weights[some, None]
+                nll -= (of_target * weights).sum()
+                scale = weights * gradient_scale
+            grad_logits = gradient(logs, target, of_target, scale, out=logits)
             add_gradients(grad_logits, some, hidden, weight, *grads)
         grads[1] = grads[1].to(weight.dtype)
         ctx.save_for_backward(*grads)
@@ -60,15 +69,16 @@ class HeadNLL(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rest = grad / ctx.gradient_scale
         grad_hidden, grad_weight, *grad_bias = (g.mul_(rest) for g in ctx.saved_tensors)
-        return grad_hidden, grad_weight, grad_bias[0] if grad_bias else None, None, None
+        return grad_hidden, grad_weight, grad_bias[0] if grad_bias else None, None, None, None
 
 
 def gradient(
-    logs: Tensor, target: Tensor, of_target: Tensor, scale: float, *, out: Tensor
+    logs: Tensor, target: Tensor, of_target: Tensor, scale: float | Tensor, *, out: Tensor
 ) -> Tensor:
-    """`scale` times softmax - one_hot, computed in fp32 and rounded once, into the memory of the
-    logits [b, V]. Overwrites logs."""
-    out.copy_(logs.exp_() if scale == 1.0 else logs.exp_().mul_(scale))
+    """`scale`, or that of each token [b, 1], times softmax - one_hot, computed in fp32 and rounded
+    once, into the memory of the logits [b, V]. Overwrites logs."""
+    is_one = not isinstance(scale, Tensor) and scale == 1.0
+    out.copy_(logs.exp_() if is_one else logs.exp_().mul_(scale))
     return out.scatter_(1, target, ((of_target.exp() - 1) * scale).to(out.dtype))
 
 

@@ -22,20 +22,23 @@ Head = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
 def supervised_nll(model: Any, batch: Batch, gradient_scale: float = 1.0) -> Tensor:
-    """Sum of -log P(x_t given x_<t) over the supervised tokens of the batch, in nats, fp32 [].
+    """Sum of -log P(x_t given x_<t) over the supervised tokens of the batch, each times its weight,
+    in nats, fp32 [].
 
-    Not yet a mean: the caller divides by the supervised tokens of the whole optimizer step.
+    Not yet a mean: the caller divides by the weights of the whole optimizer step, which are as many
+    as its supervised tokens where each weighs 1.
 
     gradient_scale: about what the sum will be multiplied by before its backward. It changes no
     gradient, but is there from the start, so that in fp16 none is too small or too large.
     """
     if not has_plain_head(model):
-        return token_nll(model, batch, batch.supervised).sum()
+        of_tokens = token_nll(model, batch, batch.supervised)
+        return (of_tokens if batch.weights is None else of_tokens * batch.weights).sum()
     targets = batch.input_ids.flatten().index_select(0, batch.supervised)
 
     def nll(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         result: Tensor = HeadNLL.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, bias, targets, gradient_scale
+            hidden, weight, bias, targets, gradient_scale, batch.weights
         )
         return result
 

@@ -67,10 +67,10 @@ class Window:
     """The steps since the last log line. Holds device tensors: nothing is read before `reduce`."""
 
     results: list[StepResult] = field(default_factory=list)
-    counts: list[int] = field(default_factory=list)  # what each loss is divided by
+    counts: list[float] = field(default_factory=list)  # what each loss is divided by
     laps: list[Lap] = field(default_factory=list)
 
-    def add(self, count: int, result: StepResult, lap: Lap) -> None:
+    def add(self, count: float, result: StepResult, lap: Lap) -> None:
         self.results.append(result)
         self.counts.append(count)
         self.laps.append(lap)

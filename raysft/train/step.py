@@ -25,13 +25,14 @@ def train_step(
     objective: Objective,
     batches: Sequence[Batch],
     *,
-    count: int,
+    count: float,
     lr: float,
     norm_limit: float,
 ) -> StepResult:
     """One update from the mean loss over all that counts in all micro-batches and ranks.
 
-    count: what the objective counts in the whole step, over all ranks, such as supervised tokens.
+    count: what the objective divides by, of the whole step over all ranks, such as the number of
+    supervised tokens.
     DeepSpeed averages gradients over ranks, so the world size multiplies it back; its division by
     micro-batches is switched off. norm_limit: of the gradient before clipping, beyond which the
     update is skipped.

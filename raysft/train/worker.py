@@ -53,6 +53,7 @@ class WorkerJob:
     answers: bool = False  # and lets it answer held-out records
     start_from: Path | None = None  # a checkpoint, where the run has none of its own
     identities: Mapping[str, str] | None = None  # of what is trained on
+    evaluates_after: tuple[int, ...] = ()  # steps, beside those of eval.every_steps
 
 
 def train_worker(
@@ -117,7 +118,7 @@ def train_worker(
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window()
-        if due(step, config.eval.every_steps, last=last):
+        if due(step, config.eval.every_steps, last=last) or step in job.evaluates_after:
             tick(step, progress.tokens_seen, "evaluation")
             with phase("evaluation"):
                 line |= evaluate_into(progress, objective, engine, reads)

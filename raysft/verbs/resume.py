@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysft.config.renamed import as_named_now
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.verbs.verb import Summary, Verb
@@ -47,7 +48,7 @@ def how_to_resume(before: str, where: str) -> Callable[[Summary], str]:
 
 def changes(spec: dict[str, Any], config: "Config") -> dict[str, tuple[Any, Any]]:
     """Key of the config: what it was, what it is."""
-    before, now = flat(spec), flat(config.model_dump(mode="json"))
+    before, now = flat(as_named_now(spec)), flat(config.model_dump(mode="json"))
     keys = sorted(before.keys() | now.keys())
     return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
 

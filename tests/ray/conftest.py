@@ -15,6 +15,8 @@ from raysft.data.dataset import Prepared, prepare
 from raysft.model.load import load_model_config, load_template
 from raysft.runs.events import Event, Metrics
 from raysft.runtime.fit import RunResult, fit
+from raysft.train.objectives.objective import Objective
+from raysft.train.objectives.sft import SFT
 from tests.ray.group import Group
 
 # As DeepSpeed asks: AMX or avx512_fp16.
@@ -99,7 +101,9 @@ class Groups:
     def __init__(self) -> None:
         self.open: dict[int, Group] = {}
 
-    def fit_in(self, folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
+    def fit_in(
+        self, folder: Path, config: Config, objective: Objective = SFT
+    ) -> tuple[RunResult, list[Event], Prepared]:
         """As `fit_in` below, in workers that have run other tests: for runs without checkpoints."""
         workers = config.scaling.most
         if workers not in self.open:
@@ -108,7 +112,8 @@ class Groups:
         template = load_template(config)
         hf_config = load_model_config(config, template)
         data = prepare(config, template)
-        return *self.open[workers].fit(config, data, hf_config, template.tokenizer, folder), data
+        job = (config, data, hf_config, template.tokenizer, folder, objective)
+        return *self.open[workers].fit(*job), data
 
     def close(self) -> None:
         while self.open:

@@ -17,7 +17,11 @@ LR, FLOOR = 2e-3, 0.1
 
 
 def reference(
-    model_dir: Path, order: list[list[int]], train: list[dict[str, str]], skip_spikes: float = 0.0
+    model_dir: Path,
+    order: list[list[int]],
+    train: list[dict[str, str]],
+    skip_spikes: float = 0.0,
+    prompt_weight: float = 0.0,
 ) -> Any:
     """Losses, gradient norms and skipped steps of the plain loop over the given record indices."""
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
@@ -56,7 +60,13 @@ def reference(
         for group in optimizer.param_groups:
             group["lr"] = rates[step - 1 - len(skipped)]
         optimizer.zero_grad()
-        loss = model.train()(input_ids, attention_mask=mask, labels=targets).loss
+        output = model.train()(input_ids, attention_mask=mask, labels=targets)
+        loss = output.loss
+        if prompt_weight:
+            logs = output.logits[:, :-1].log_softmax(-1)
+            nll = -logs.gather(2, input_ids[:, 1:, None])[:, :, 0]
+            weights = torch.where(targets[:, 1:] == -100, prompt_weight, 1.0) * mask[:, 1:]
+            loss = (weights * nll).sum() / weights.sum()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
         if skip_spikes and len(norms) >= 16 and norm > skip_spikes * np.median(norms[-64:]):
@@ -68,10 +78,11 @@ def reference(
     return losses, norms, skipped
 
 
-def five_steps(model_dir: Path, records: Path) -> Any:
+def five_steps(model_dir: Path, records: Path, prompt_weight: float = 0.0) -> Any:
     """The reference over the very records that the sampler draws for `tiny_config`."""
     lines = json.loads(records.read_text())
     held_out = set(np.random.default_rng(0).permutation(64)[:6].tolist())
     train = [record for index, record in enumerate(lines) if index not in held_out]
     epoch = np.random.default_rng([0, 0]).permutation(58).tolist()
-    return reference(model_dir, [epoch[8 * step : 8 * step + 8] for step in range(5)], train)
+    order = [epoch[8 * step : 8 * step + 8] for step in range(5)]
+    return reference(model_dir, order, train, prompt_weight=prompt_weight)

@@ -1,9 +1,15 @@
 """`raysft bench` as a person runs it; the usual case is tested with the README."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
+
+import psutil
 
 from tests.conftest import run_raysft
+from tests.ray.test_errors_cli import check, wait_for
 
 GIB = 2**30
 SMALL = (
@@ -49,3 +55,44 @@ def test_wrong_lengths_are_told_before_anything_starts(tmp_path: Path) -> None:
     assert outcome.code == 2
     assert "bench.seq_lens: 2048 is past model.shape.n_positions 1024" in outcome.stderr
     assert not (tmp_path / "runs").exists()
+
+
+BRIEF = (
+    "bench.seq_lens=[32, 64]", "bench.examples=4", "bench.seeds=2", "run.max_steps=3",
+    "schedule.warmup_steps=1", "batch.global_batch_size=2", "tune.max_concurrent=1",
+)  # fmt: skip
+
+
+def test_a_killed_study_goes_on_and_repeats_no_finished_point(tmp_path: Path) -> None:
+    """Killed with the first of two seeds measured."""
+    words = ["bench", "grad-variance", "bench-grad-variance", "--name", "g", *sets(*BRIEF)]
+    file = tmp_path / "runs/g/results.json"
+
+    def cases() -> list[dict[str, Any]]:
+        return json.loads(file.read_text())["cases"] if file.exists() else []
+
+    command = [Path(sys.executable).parent / "raysft", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: bool(cases()), timeout_s=400)
+    psutil.Process(process.pid).children()[0].kill()
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "seed 0" in stderr
+    (kept,) = cases()
+
+    refused = run_raysft(*words, "--resume", "--set", "optim.lr=1e-4", cwd=tmp_path)
+    check(refused, 2, "runs that differ from those it has", "optim.lr: 0.003 then, 0.0001 now")
+    outcome = run_raysft(*words, "--resume", "--json", cwd=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.summary["cases"] == {"done": 2, "failed": 0}
+    assert "seed 0" not in outcome.stderr  # it was not measured again
+    first, second = cases()
+    assert first == kept
+    assert second["seed"] == 1
+    assert [m["when"] for m in second["measured"]] == [
+        "before training", "after warmup", "at the end",
+    ]  # fmt: skip
+    assert first["measured"] != second["measured"]
+    assert "over 2 seeds" in outcome.summary["verdict"]
+    assert not (tmp_path / "runs/g/points").exists()
+    assert not (tmp_path / "runs/g/tune").exists()

@@ -47,7 +47,7 @@ def test_all_layouts_resume_and_export_pass_on_two_workers(config: Config, tmp_p
 def test_faults_are_found(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on prompts as well, and a resumed run that forgets what it was told."""
     monkeypatch.setattr(prove, "LAYOUTS", prove.LAYOUTS[:1])
-    monkeypatch.setitem(prove.SETTINGS, "data.mask_prompt", False)
+    monkeypatch.setitem(prove.SETTINGS, "data.prompt_loss_weight", 1.0)
     real_fit = prove.fit
 
     def forgetful(run: Config, *data: Any, **options: Any) -> Any:

@@ -15,6 +15,18 @@ BRIEF = (
     "bench.warmup_steps=1",
     "batch.global_batch_size=1",
 )
+STUDIES = (
+    "bench.seq_lens=[32, 64]",
+    "bench.examples=4",
+    "bench.seeds=1",
+    "batch.global_batch_size=2",
+    "bench.prompt_loss_weights=[0.0, 1.0]",
+    "bench.data_sizes=[8, 16]",
+    "eval.max_records=4",
+    "eval.exact_match_records=4",
+    "run.max_steps=2",
+    "schedule.warmup_steps=1",
+)
 SHORT = ("run.max_steps=10", "eval.every_steps=5", "scaling.workers=1")
 
 
@@ -38,6 +50,8 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
             extra = settings(SHORT)
         case ["bench", "seq-len", config, *_]:
             extra = settings(BRIEF)
+        case ["bench", "grad-variance" | "masking" | "data-size", config, *_]:
+            extra = settings(STUDIES)
         case _:
             return []
     file = folder / config

@@ -10,7 +10,7 @@ from raysft.config.load import load_config
 from raysft.data import demo
 from raysft.data.template import install_template
 from raysft.model import answers
-from raysft.model.answers import Question, judged, share_of_answers
+from raysft.model.answers import Answered, Question, judged, share_of_answers
 from raysft.runs import events
 from raysft.runs.events import Event
 
@@ -49,19 +49,16 @@ def test_any_number_of_workers_answers_alike(
     monkeypatch.setattr(answers, "BATCH_SIZE", 2)
     alone = share_of_answers(asked(), folder, 0, 1)
     assert sorted(alone) == list(range(NUM_QUESTIONS))
-    assert len(set(alone.values())) > 1  # or anything would be equal
+    assert len({one.answer for one in alone.values()}) > 1  # or anything would be equal
     shares = [share_of_answers(asked(), folder, rank, world_size) for rank in range(world_size)]
     assert sum(map(len, shares)) == NUM_QUESTIONS
     assert {index: text for share in shares for index, text in share.items()} == alone
 
 
-def test_exact_match_is_of_the_first_records_and_samples_are_shown(tokenizer: object) -> None:
-    records = asked()
-    reference = [tokenizer.decode(q.answer_ids).strip() for q in records]  # type: ignore[attr-defined]
-    said = {index: reference[index] if index % 2 else "no" for index in range(NUM_QUESTIONS)}
+def test_exact_match_is_of_the_first_records_and_samples_are_shown() -> None:
+    found = [Answered("q", str(n), str(n) if n % 2 else "no") for n in range(NUM_QUESTIONS)]
     settings = ["eval.exact_match_records=4", "run.samples=1"]
-    config = load_config("gpt2-tiny-cpu", settings)
     heard: list[Event] = []
-    found = judged(records, said, config, tokenizer, heard.append)
-    assert found == {"exact_match": 0.5, "exact_match_records": 4}
-    assert [event.answer for event in heard if isinstance(event, events.Sample)] == ["no"]
+    outcome = judged(found, load_config("gpt2-tiny-cpu", settings), heard.append)
+    assert outcome == {"exact_match": 0.5, "exact_match_records": 4}
+    assert heard == [events.Sample("q", "0", "no")]

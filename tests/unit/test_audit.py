@@ -144,6 +144,12 @@ def test_numbers_by_hand(tokenizer: Any, tmp_path: Path) -> None:
     # Kept: 4+2, 4+3, 4+12 of 8+12, 10+6 of 701+6, 4+12 of 4+601.
     assert facts["tokens"] == 6 + 7 + 16 + 16 + 16
     assert facts["supervised_tokens"] == 2 + 3 + 12 + 6 + 12
+    assert facts["prompt_loss_share"] == 0
+    weighted = audited(
+        tokenizer, path, "batch.seq_len=16", "data.eval_fraction=0", "data.prompt_loss_weight=0.5"
+    )
+    prompts = 3 + 3 + 3 + 9 + 3  # nothing predicts the first token
+    assert weighted["prompt_loss_share"] == pytest.approx(0.5 * prompts / (0.5 * prompts + 35))
     assert facts["at"]["16"]["prompts_truncated"] == 2
     assert facts["at"]["16"]["responses_truncated"] == 1
     assert facts["at"]["512"]["prompts_truncated"] == 1

@@ -40,6 +40,16 @@ def test_dry_run_writes_run_json_and_prints_plan_and_command(tmp_path: Path) -> 
     assert spec["stamp"]["command"] == "raysft train gpt2-xl --dry-run --name x"
 
 
+def test_an_old_spelling_is_told_with_the_new_one(tmp_path: Path) -> None:
+    asked = ("train", "gpt2-tiny-cpu", "--name", "a", "--dry-run")
+    done = run_raysft(*asked, "--set", "data.mask_prompt=false", cwd=tmp_path)
+    assert done.code == 0
+    assert "write data.prompt_loss_weight = 1" in done.stderr
+    data = json.loads((tmp_path / "runs/a/run.json").read_text())["config"]["data"]
+    assert data["prompt_loss_weight"] == 1
+    assert "mask_prompt" not in data
+
+
 def test_changes_are_accepted_of_a_run_that_goes_on_only(tmp_path: Path) -> None:
     outcome = run_raysft("train", "gpt2-tiny-cpu", "--accept-changes", cwd=tmp_path)
     assert outcome.code == 2

@@ -6,6 +6,7 @@ import pytest
 
 from raysft.config.data import Source
 from raysft.config.load import load_config, parse_override, preset_names, validate, with_overrides
+from raysft.config.renamed import hints
 from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.verbs.train import equations
@@ -218,3 +219,20 @@ def test_the_home_folder_is_meant_by_a_tilde(monkeypatch: pytest.MonkeyPatch) ->
     assert config.data.path[1].path == "/home/me/b"
     found = (config.data.eval_path, config.data.template, config.model.path, config.model.tokenizer)
     assert found == ("/home/me/c", "/home/me/t.jinja", "/home/me/m", "/home/me/k")
+
+
+@pytest.mark.parametrize(("masks", "weight"), [("true", 0.0), ("false", 1.0)])
+def test_the_old_spelling_of_the_prompts_weight_is_read(masks: str, weight: float) -> None:
+    config = load_config("gpt2-tiny-cpu", [f"data.mask_prompt={masks}"])
+    assert config.data.prompt_loss_weight == weight
+    raw = {"model": {}, "data": {"mask_prompt": masks == "true"}}
+    (hint,) = hints(raw)
+    assert hint.endswith(f"write data.prompt_loss_weight = {weight:g}")
+    assert hints(config.model_dump()) == []
+
+
+def test_both_spellings_at_once_are_refused() -> None:
+    message = error_of("data.mask_prompt=true", "data.prompt_loss_weight=0.5")
+    assert "data.mask_prompt is the old spelling of data.prompt_loss_weight" in message
+    assert "mask_prompt 'maybe' is neither true nor false" in error_of("data.mask_prompt=maybe")
+    assert "less than or equal to 1" in error_of("data.prompt_loss_weight=1.5")

@@ -148,12 +148,56 @@ def test_a_held_out_file_is_used_instead_of_a_share(tokenizer: Any, tmp_path: Pa
 def test_without_prompt_mask_the_held_out_loss_is_still_of_responses(
     tokenizer: Any, records_file: Path
 ) -> None:
-    options = ("data.mask_prompt=false", f"data.eval_path={records_file}")
+    options = ("data.prompt_loss_weight=1", f"data.eval_path={records_file}")
     result = prepared(tokenizer, records_file, *options)
-    assert all(result.train.mask(index).all() for index in range(4))
     assert list(result.train.supervised) == list(result.train.lengths - 1)
+    assert list(result.train.loss_weight) == list(result.train.lengths - 1)
     prompts = [len(f"say {w}\n") for w in ("one", "two", "three", "four")]
     assert list(result.heldout.lengths - result.heldout.supervised) == prompts
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_prompts_weigh_what_was_asked(tokenizer: Any, records_file: Path, packed: bool) -> None:
+    """Told of each token, and summed over a step as the loss is divided."""
+    result = prepared(tokenizer, records_file, "data.prompt_loss_weight=0.25")
+    place = {"rank": 0, "world_size": 1}
+    indices = np.arange(4)
+    batches = (
+        packed_batches(result.train, indices, **place, capacity=64)
+        if packed
+        else padded_batches(result.train, indices, **place, micro_batch_size=4)
+    )
+    weights: dict[float, int] = {}
+    for batch in batches:
+        assert batch.weights is not None
+        assert batch.supervised.equal(batch.scored)
+        assert batch.weights.equal(torch.where(batch.in_answer, 1.0, 0.25))
+        for weight in batch.weights.tolist():
+            weights[weight] = weights.get(weight, 0) + 1
+    words = ["one", "two", "three", "four"]
+    answers = sum(2 * len(w) + 2 for w in words)
+    prompts = sum(len(f"say {w}\n") - 1 for w in words)
+    assert weights == {1.0: answers, 0.25: prompts}
+    assert result.train.loss_weight.sum() == answers + 0.25 * prompts
+    assert result.heldout.prompt_weight == 0.0
+
+
+@pytest.mark.parametrize("weight", [0, 1])
+def test_equal_weights_are_no_tensor(tokenizer: Any, records_file: Path, weight: int) -> None:
+    """So that the loss is computed as it was before there were weights, to the bit."""
+    train = prepared(tokenizer, records_file, f"data.prompt_loss_weight={weight}").train
+    (batch,) = packed_batches(train, np.arange(4), rank=0, world_size=1, capacity=128)
+    assert batch.weights is None
+    trained = batch.scored if weight else batch.scored[batch.in_answer]
+    assert batch.supervised.equal(trained)
+
+
+def test_the_weight_of_prompts_reads_nothing_anew(tokenizer: Any, records_file: Path) -> None:
+    key = prepared(tokenizer, records_file).train.input_ids.base
+    again = prepared(tokenizer, records_file, "data.prompt_loss_weight=0.5").train.input_ids.base
+    assert isinstance(key, np.memmap)
+    assert isinstance(again, np.memmap)
+    assert key.filename == again.filename
 
 
 def test_supervised_predictions_are_counted(tokenizer: Any, records_file: Path) -> None:
@@ -342,7 +386,7 @@ def test_ranks_share_a_batch_without_loss_or_repetition(
     assert sum(len(b.supervised) for b in batches) == 2 * len(lengths)
     assert sum(len(b.scored) for b in batches) == sum(lengths) - len(lengths)
     for batch in batches:
-        assert batch.scored[batch.is_supervised].equal(batch.supervised)
+        assert batch.scored[batch.in_answer].equal(batch.supervised)
 
 
 def test_a_pack_restarts_positions_and_scores_no_first_token() -> None:

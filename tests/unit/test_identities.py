@@ -9,7 +9,7 @@ import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from raysft.config.load import load_config
+from raysft.config.load import load_config, validate
 from raysft.data.dataset import prepare
 from raysft.data.template import install_template
 from raysft.errors import UserError
@@ -27,6 +27,7 @@ from raysft.verbs.identities import (
     known_before,
     require_same,
 )
+from raysft.verbs.resume import changes
 from raysft.verbs.train import check_resume
 
 BEFORE = Path(__file__).parent / "run_of_version_0_1"
@@ -195,3 +196,13 @@ def test_paths_may_move_where_content_is_known(
         layout.manifest(checkpoint, 0).write_text(json.dumps(manifest))
         told = check_resume(run_dir, moved)
         assert [line.partition(" was ")[0] for line in told] == ["data.path", "model.tokenizer"]
+
+
+def test_a_run_of_before_has_its_keys_by_their_names_of_now() -> None:
+    """It says `mask_prompt`: equal to a weight of 0, and told where it is another."""
+    before = json.loads((BEFORE / "run.json").read_text())["config"]
+    assert before["data"]["mask_prompt"] is True
+    config = validate(before, where="run.json")
+    assert [key for key in changes(before, config) if key.startswith("data.")] == []
+    before["data"]["mask_prompt"] = False
+    assert changes(before, config)["data.prompt_loss_weight"] == (1.0, 0.0)

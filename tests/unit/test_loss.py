@@ -38,13 +38,15 @@ def batch() -> Batch:
     return masked(input_ids, lengths=[12, 7, 9], prompts=[5, 2, 8])
 
 
-def masked(input_ids: torch.Tensor, lengths: list[int], prompts: list[int]) -> Batch:
+def masked(
+    input_ids: torch.Tensor, lengths: list[int], prompts: list[int], prompt_weight: float = 0.0
+) -> Batch:
     position = np.arange(input_ids.shape[1])
     attention_mask = position < np.array(lengths)[:, None]
     scored = attention_mask & (position > 0)
     supervised = scored & (position >= np.array(prompts)[:, None])
     inputs = {"attention_mask": torch.from_numpy(attention_mask)}
-    return make_batch(input_ids.numpy(), scored, supervised, inputs)
+    return make_batch(input_ids.numpy(), scored, supervised, inputs, prompt_weight)
 
 
 def reference_loss(model: Any, batch: Batch) -> torch.Tensor:
@@ -105,17 +107,69 @@ def test_a_batch_without_targets_gives_a_zero_that_backpropagates(model: Any, ba
 
 def test_prompt_and_response_sum_to_all(model: Any, batch: Batch) -> None:
     nll = token_nll(model, batch, batch.scored)
-    torch.testing.assert_close(nll[batch.is_supervised].sum(), supervised_nll(model, batch))
+    torch.testing.assert_close(nll[batch.in_answer].sum(), supervised_nll(model, batch))
     unmasked = batch._replace(supervised=batch.scored)
     torch.testing.assert_close(nll.sum(), supervised_nll(model, unmasked))
+
+
+def of_weight(batch: Batch, weight: float) -> Batch:
+    """The same records, their prompts trained with this weight."""
+    lengths, prompts = [12, 7, 9], [5, 2, 8]
+    return masked(batch.input_ids, lengths, prompts, weight)
+
+
+@pytest.mark.parametrize("plain_head", [True, False])
+def test_weighted_prompts_equal_a_loop_over_tokens(
+    model: Any, batch: Batch, monkeypatch: pytest.MonkeyPatch, plain_head: bool
+) -> None:
+    monkeypatch.setattr(loss, "has_plain_head", lambda _: plain_head)
+    mask = batch.inputs["attention_mask"]
+    logs = model(batch.input_ids, attention_mask=mask.long()).logits.log_softmax(-1)
+    total = divisor = torch.zeros(())
+    for row, (length, prompt) in enumerate(zip([12, 7, 9], [5, 2, 8], strict=True)):
+        for at in range(1, length):
+            weight = 1.0 if at >= prompt else 0.3
+            total = total - weight * logs[row, at - 1, batch.input_ids[row, at]]
+            divisor = divisor + weight
+    weighted = of_weight(batch, 0.3)
+    assert weighted.weights is not None
+    torch.testing.assert_close(weighted.weights.sum(), divisor)
+    parameters = list(model.parameters())
+    ours = supervised_nll(model, weighted)
+    torch.testing.assert_close(ours, total)
+    grads = torch.autograd.grad(ours, parameters), torch.autograd.grad(total, parameters)
+    for found, wanted in zip(*grads, strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_of_0_and_1_are_the_masked_and_the_unmasked_loss(model: Any, batch: Batch) -> None:
+    """To the bit, with their gradients; and weights that are there but equal give them too."""
+    parameters = list(model.parameters())
+    unmasked = batch._replace(supervised=batch.scored)
+    ones = unmasked._replace(weights=torch.ones(len(batch.scored)))
+    for ours, wanted in (
+        (of_weight(batch, 0.0), batch),
+        (of_weight(batch, 1.0), unmasked),
+        (ones, unmasked),
+    ):
+        losses = supervised_nll(model, ours), supervised_nll(model, wanted)
+        assert losses[0].equal(losses[1])
+        grads = [torch.autograd.grad(nll, parameters) for nll in losses]
+        assert all(found.equal(right) for found, right in zip(*grads, strict=True))
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 7, 1000])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("widened", [False, True])
 @pytest.mark.parametrize("like_a_gpu", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
 def test_blocks_change_neither_loss_nor_gradients(
-    monkeypatch: pytest.MonkeyPatch, tokens: int, bias: bool, widened: bool, like_a_gpu: bool
+    monkeypatch: pytest.MonkeyPatch,
+    tokens: int,
+    bias: bool,
+    widened: bool,
+    like_a_gpu: bool,
+    weighted: bool,
 ) -> None:
     """Against autograd through the whole matrix of logits, in fp64.
 
@@ -137,9 +191,11 @@ def test_blocks_change_neither_loss_nor_gradients(
     targets = torch.randint(0, 50, (7,), generator=generator)
     exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
     logits = torch.nn.functional.linear(*exact)
-    expected = 3 * torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    weights = torch.rand(7, generator=generator) if weighted else None
+    nll = torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+    expected = 3 * (nll if weights is None else nll * weights).sum()
     padded = inputs if bias else [*inputs, None]
-    found = 3 * head_nll.HeadNLL.apply(*padded, targets)
+    found = 3 * head_nll.HeadNLL.apply(*padded, targets, 1.0, weights)
     torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
     grads = torch.autograd.grad(found, inputs), torch.autograd.grad(expected, exact)
     for ours, wanted in zip(*grads, strict=True):

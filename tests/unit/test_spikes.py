@@ -67,7 +67,10 @@ def test_the_warning_says_all_there_is_to_know() -> None:
 
 def test_a_skipped_spike_is_a_step_that_does_not_advance_the_schedule() -> None:
     progress = Progress()
-    nll, data = torch.zeros(()), StepData([], tokens=10, supervised_tokens=5, pairs=100)
+    nll, data = (
+        torch.zeros(()),
+        StepData([], tokens=10, supervised_tokens=5, loss_weight=5, pairs=100),
+    )
     progress.advance(data, StepResult(nll, grad_norm=1.0, applied=True, spike=False))
     progress.advance(data, StepResult(nll, grad_norm=9.0, applied=False, spike=True))
     progress.advance(data, StepResult(nll, grad_norm=math.inf, applied=False, spike=False))

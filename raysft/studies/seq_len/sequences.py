@@ -23,6 +23,7 @@ def joined(dataset: TokenDataset, length: int, count: int, seed: int) -> TokenDa
     return rows_of(
         np.concatenate(ids)[: length * count].reshape(shape),
         np.concatenate(masks)[: length * count].reshape(shape),
+        dataset.prompt_weight,
     )
 
 
@@ -33,7 +34,7 @@ def synthetic(vocabulary: int, length: int, count: int, seed: int) -> TokenDatas
     return rows_of(ids, np.ones_like(ids, dtype=np.bool_))
 
 
-def rows_of(ids: Any, masks: Any) -> TokenDataset:
+def rows_of(ids: Any, masks: Any, prompt_weight: float = 0.0) -> TokenDataset:
     """A dataset of rows [R, T]."""
     count, length = ids.shape
     return TokenDataset(
@@ -41,6 +42,7 @@ def rows_of(ids: Any, masks: Any) -> TokenDataset:
         loss_mask=masks.reshape(-1),
         starts=np.arange(count, dtype=np.int64) * length,
         lengths=np.full(count, length, dtype=np.int64),
-        supervised=masks[:, 1:].sum(axis=1, dtype=np.int64),  # nothing predicts the first
+        answers=masks[:, 1:].sum(axis=1, dtype=np.int64),  # nothing predicts the first
         source=np.zeros(count, dtype=np.uint16),
+        prompt_weight=prompt_weight,
     )

@@ -27,9 +27,10 @@ LABELS = {"done": "went to its end", "diverged": "diverged", "stopped": "stopped
 
 
 def draw(folder: Path, header: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+    from raysft.config.renamed import as_named_now
     from raysft.config.schema import Config
 
-    space = Config.model_validate(header["config"], strict=False).tune.space
+    space = Config.model_validate(as_named_now(header["config"]), strict=False).tune.space
     wide = new_figure(9, 4.8)
     draw_curves(wide.subplots(), trials)
     save(wide, folder / "curves.png")

@@ -39,9 +39,10 @@ def write_report(run_dir: Path, header: Header, trials: Sequence[Trial]) -> None
 
 
 def config_of(header: Header) -> "Config":
+    from raysft.config.renamed import as_named_now
     from raysft.config.schema import Config
 
-    return Config.model_validate_json(json.dumps(header["config"]))
+    return Config.model_validate_json(json.dumps(as_named_now(header["config"])))
 
 
 def keys_of(header: Header) -> list[str]:

@@ -19,7 +19,8 @@ class Objective:
     reads     what a rank reads: config, training and held-out records, rank, world size
     loss      of a micro-batch: model, batch and gradient scale to a sum over what `counts` counts,
               fp32 []. The gradient scale is about what the sum will be multiplied by
-    counts    what the sum is divided by: of a whole step, over all micro-batches and ranks
+    counts    what the sum is divided by, as the sum of the tokens' weights in it: of a whole step,
+              over all micro-batches and ranks
     evaluate  engine and held-out batches to metrics over all ranks, `eval_loss` among them
     reports   the keys of those metrics
     """
@@ -27,6 +28,6 @@ class Objective:
     name: str
     reads: Callable[[Config, TokenDataset, TokenDataset, int, int], RankData]
     loss: Callable[[Any, Batch, float], Tensor]
-    counts: Callable[[StepData], int]
+    counts: Callable[[StepData], float]
     evaluate: Callable[[Any, Sequence[Batch]], Mapping[str, float | None]]
     reports: tuple[str, ...]

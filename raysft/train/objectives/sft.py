@@ -1,4 +1,11 @@
-"""Supervised fine-tuning: the mean negative log-likelihood of the supervised tokens of a step."""
+"""Supervised fine-tuning: the mean negative log-likelihood of the supervised tokens of a step.
+
+With `data.prompt_loss_weight` w it is a weighted mean over all tokens t of the step,
+
+    loss = sum_t w_t * -log P(x_t given x_<t) / sum_t w_t,   w_t = 1 in answers and w elsewhere,
+
+so that at 0 it is the mean over the answers' tokens, and at 1 that over all tokens.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,8 +19,8 @@ from raysft.train.loss import supervised_nll, token_nll
 from raysft.train.objectives.objective import Objective
 
 
-def supervised_tokens(step: StepData) -> int:
-    return step.supervised_tokens
+def loss_weight(step: StepData) -> float:
+    return step.loss_weight
 
 
 @torch.no_grad()
@@ -28,7 +35,7 @@ def evaluate(engine: Any, batches: Sequence[Batch]) -> dict[str, float | None]:
     for batch in batches:
         on_device = batch.to(engine.device)
         nll = token_nll(engine, on_device, on_device.scored).double()
-        response = on_device.is_supervised.double()
+        response = on_device.in_answer.double()
         prompt = 1 - response
         sums += torch.stack(
             [(nll * response).sum(), response.sum(), (nll * prompt).sum(), prompt.sum()]
@@ -46,7 +53,7 @@ SFT = Objective(
     name="sft",
     reads=RankData,
     loss=supervised_nll,
-    counts=supervised_tokens,
+    counts=loss_weight,
     evaluate=evaluate,
     reports=("eval_loss", "eval_instruction_loss"),
 )

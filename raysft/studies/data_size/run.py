@@ -1,0 +1,141 @@
+"""What more records buy: runs on subsets that double, by optimizer steps and by epochs."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raysft.config.load import validate, with_overrides
+from raysft.config.schema import Config
+from raysft.data.dataset import TokenDataset
+from raysft.errors import UserError
+from raysft.runs import events, rundir
+from raysft.runs.events import Emit, Event
+from raysft.runtime.fit import fit
+from raysft.runtime.trainer import Placement
+from raysft.studies.data_size.report import STUDY
+from raysft.studies.points import Point, run_study
+
+FEWEST = 100  # records, where the config names no sizes
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What all points share."""
+
+    config: Config
+    hf_config: Any
+    tokenizer: Any
+    train: TokenDataset
+    heldout: TokenDataset
+    run_dir: Path
+
+
+def check(config: Config) -> None:
+    """Raises UserError where nothing could be compared."""
+    if config.run.max_steps is None:
+        raise UserError(
+            "run.max_steps is not set: the sizes are compared at equal optimizer steps, and at as "
+            "many epochs as those are of the largest size"
+        )
+    if not config.data.eval_fraction and config.data.eval_path is None:
+        raise UserError(
+            "sizes are compared by their held-out loss, and no record is held out: set "
+            "data.eval_fraction or data.eval_path"
+        )
+
+
+def sizes(config: Config, num_records: int) -> list[int]:
+    """Numbers of records, the least first. Raises UserError where there are not so many."""
+    chosen = config.bench.data_sizes
+    if chosen is None:
+        doubled = [FEWEST * 2**k for k in range(40) if FEWEST * 2**k < num_records]
+        return [*doubled, num_records]
+    if max(chosen) > num_records:
+        raise UserError(
+            f"bench.data_sizes: {max(chosen):,} is more than the {num_records:,} training records"
+        )
+    return sorted(set(chosen))
+
+
+def points(config: Config, num_records: int) -> list[Point]:
+    """Of each size, matched with the largest by steps and by epochs, which are the same for it."""
+    listed = sizes(config, num_records)
+    most, seeds = listed[-1], range(config.run.seed, config.run.seed + config.bench.seeds)
+    return [
+        {"records": records, "matched": matched, "steps": steps, "seed": seed}
+        for records in listed
+        for matched, steps in steps_of(config, records, most).items()
+        for seed in seeds
+    ]
+
+
+def steps_of(config: Config, records: int, most: int) -> dict[str, int]:
+    """Optimizer steps by what they have in common with the largest size."""
+    assert config.run.max_steps
+    every = {"steps": config.run.max_steps}
+    if records == most:
+        return every
+    return every | {"epochs": math.ceil(config.run.max_steps * records / most)}
+
+
+def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
+    """The whole study; returns its summary. Raises UserError where no record is held out."""
+    if not len(inputs.heldout):
+        raise UserError(
+            "sizes are compared by their held-out loss, and no record is held out of so few: "
+            "raise data.eval_fraction, or set data.eval_path"
+        )
+
+    def measure(point: Point, folder: Path, placed: Callable[[Placement], None]) -> dict[str, Any]:
+        return measure_size(inputs, point, folder, placed)
+
+    config, listed = inputs.config, points(inputs.config, len(inputs.train))
+    return run_study(STUDY, listed, measure, config, inputs.run_dir, emit)
+
+
+def subset(train: TokenDataset, records: int, seed: int) -> TokenDataset:
+    """So many records drawn at random: those of a smaller subset of the seed are among them."""
+    chosen = np.random.default_rng(seed).permutation(len(train))[:records]
+    return replace(
+        train,
+        starts=train.starts[chosen],
+        lengths=train.lengths[chosen],
+        answers=train.answers[chosen],
+        source=train.source[chosen],
+    )
+
+
+def point_config(config: Config, point: Point) -> Config:
+    overrides = {
+        "run.seed": point["seed"],
+        "run.max_steps": point["steps"],
+        "checkpoint.every_steps": 0,
+        "eval.every_steps": 0,
+    }
+    return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
+
+
+def measure_size(
+    inputs: Inputs, point: Point, folder: Path, placed: Callable[[Placement], None]
+) -> dict[str, Any]:
+    """Train on a subset, and measure the model that comes of it."""
+    from raysft.studies.data_size.measure import measured
+
+    config = point_config(inputs.config, point)
+    train = subset(inputs.train, point["records"], point["seed"])
+    observed: dict[str, Any] = {}
+
+    def keep(event: Event) -> None:
+        if isinstance(event, events.Workers):
+            observed.update(event.observed)
+
+    fit(
+        config, train, inputs.heldout, inputs.hf_config, inputs.tokenizer, folder, keep,
+        placed=placed,
+    )  # fmt: skip
+    found = measured(config, folder / rundir.MODEL, train, inputs.heldout)
+    return {**found, "observed": observed}
