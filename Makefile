@@ -4,12 +4,13 @@
 PYTHON ?= python3
 PIP_OPTIONS ?=
 BIN := .venv/bin
+# demo, or where that run is there already, demo-2 and so on
+NAME ?= $(shell n=; while [ -e runs/demo$$n ]; do n=$$(($${n:--1} - 1)); done; echo demo$$n)
 
 .PHONY: demo test test-unit test-faults lint install clean
 
 demo: install
-	name=demo; n=1; while [ -e runs/$$name ]; do n=$$((n + 1)); name=demo-$$n; done; \
-	$(BIN)/raysft train gpt2-tiny-cpu --name $$name
+	$(BIN)/raysft train gpt2-tiny-cpu --name $(NAME)
 
 test: install
 	$(BIN)/pytest

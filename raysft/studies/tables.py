@@ -105,7 +105,10 @@ class FittedTable:
 
 
 def terminal_table(
-    title: str, columns: Sequence[Column], rows: Iterable[Any], style: Callable[[Any], str]
+    title: str,
+    columns: Sequence[Column],
+    rows: Iterable[Any],
+    style: Callable[[Any], str] = lambda _: "",
 ) -> FittedTable:
     """style: of a row."""
     headings = [Heading(c.heading, c.justify, c.goes) for c in columns]

@@ -60,7 +60,7 @@ def check_resume(run_dir: Path, config: "Config") -> list[str]:
     """No warning. Raises UserError when there is no study, or its points were others."""
     spec = rundir.read_run(run_dir / rundir.RUN, "config")
     if not has_left(run_dir):
-        raise UserError(f"{run_dir} has no run to go on with: start it under another --name")
+        raise UserError(f"{run_dir} has no run to go on with, so it {rundir.NOTHING_LEFT}")
     free = (*FREE, *movable(run_dir))
     changed = changes(spec["config"], config)
     others = {key: pair for key, pair in changed.items() if not starts_with_any(key, free)}

@@ -105,7 +105,7 @@ def test_make_targets_exist(target: list[str]) -> None:
 def test_what_to_type_without_make_is_what_make_does() -> None:
     """The commands for machines without make are those of the Makefile."""
     plan = subprocess.run(
-        ["make", "--dry-run", "--always-make", "demo", "test", "PYTHON=python3"],
+        ["make", "--dry-run", "--always-make", "demo", "test", "PYTHON=python3", "NAME=demo"],
         cwd=ROOT,
         check=True,
         capture_output=True,

@@ -84,7 +84,7 @@ def of_bound(results: Results, rows: list[Row]) -> str:
 
 def tables(results: Results) -> list[RenderableType]:
     return [
-        terminal_table(f"At {name}", COLUMNS, rows, lambda _: "")
+        terminal_table(f"At {name}", COLUMNS, rows)
         for matched, name in MATCHED.items()
         if (rows := rows_of(results, matched))
     ]

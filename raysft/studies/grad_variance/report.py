@@ -105,11 +105,10 @@ def tables(results: Results) -> list[RenderableType]:
     """The exponents, and the last moment of the loss that raysft trains; the report has all."""
     if not done(results):
         return []
-    options: dict[str, Any] = {"style": lambda _: "", "padding": (0, 1, 0, 0)}
     when, loss, rows = parts(results)[-1]
     return [
-        terminal_table(EXPONENTS, EXPONENT_COLUMNS, exponent_rows(results), **options),
-        terminal_table(heading(when, loss), columns_for(results), rows, **options),
+        terminal_table(EXPONENTS, EXPONENT_COLUMNS, exponent_rows(results)),
+        terminal_table(heading(when, loss), columns_for(results), rows),
     ]
 
 

@@ -106,7 +106,7 @@ def tables(results: Results) -> list[RenderableType]:
     if not rows:
         return []
     title = "By the weight of the prompts' tokens, at the end of training"
-    return [terminal_table(title, COLUMNS, rows, lambda _: "")]
+    return [terminal_table(title, COLUMNS, rows)]
 
 
 def write_report(results: Results, folder: Path) -> None:
