@@ -148,7 +148,7 @@ def stats(
     resolved = load_config(config, [*overrides, "data.on_bad_record=skip"])
     template = load_template(resolved)
     try:
-        prepared = prepare(resolved, template, lambda: start_ray(resolved))
+        prepared = prepare(resolved, template, lambda: start_ray(resolved), pairs=None)
     finally:
         shut_down_ray()
     facts = audit(resolved, template, prepared)

@@ -108,13 +108,20 @@ def counts_table(facts: Mapping[str, Any]) -> RenderableType:
     row("repeat another", facts["duplicates"], total)
     row("prompt ends in a space", facts["space_before_answer"], total)
     row("special token in the text", facts["special_in_text"], total)
+    if pairs := facts.get("pairs"):
+        row("pairs that differ in length alone", pairs["only_length"], total)
+        row("pairs in both directions", pairs["both_directions"], total)
+        row("pairs with a margin", pairs["with_margin"], total)
     template = f"template {facts['template']}, answers end in {facts['end_token']}"
     return Group(table, Text(f" {template}", style="dim"))
 
 
 def lengths_table(facts: Mapping[str, Any]) -> RenderableType:
     table = new_table("Tokens a record, before any cut", "", "mean", "p50", "p95", "max")
-    for name, key in (("prompt, L_Q", "prompt_tokens"), ("response, L_A", "response_tokens")):
+    rows = [("prompt, L_Q", "prompt_tokens"), ("response, L_A", "response_tokens")]
+    if "pairs" in facts:
+        rows[1:] = [("chosen", "response_tokens"), ("rejected", "rejected_tokens")]
+    for name, key in rows:
         cells = facts[key]
         table.add_row(
             name,
@@ -145,18 +152,20 @@ def fit_table(facts: Mapping[str, Any]) -> Table:
 
 
 def histogram_table(bins: Mapping[str, list[int]]) -> Table:
-    table = new_table("Records by tokens", "up to", "prompt", "response")
-    table.columns[1].justify = table.columns[2].justify = "left"
-    tallest = max([1, *bins["prompt"], *bins["response"]])
-    for up_to, prompt, response in zip(
-        bins["up_to"], bins["prompt"], bins["response"], strict=True
-    ):
-        table.add_row(f"{up_to:,}", bar(prompt, tallest, "cyan"), bar(response, tallest, "green"))
+    names = [name for name in bins if name != "up_to"]
+    table = new_table("Records by tokens", "up to", *names)
+    tallest = max([1, *(count for name in names for count in bins[name])])
+    styles = dict(zip(names, ("cyan", "green", "red"), strict=False))
+    for column in table.columns[1:]:
+        column.justify = "left"
+    for row, up_to in enumerate(bins["up_to"]):
+        bars = (bar(bins[name][row], tallest, style, len(names)) for name, style in styles.items())
+        table.add_row(f"{up_to:,}", *bars)
     return table
 
 
-def bar(count: int, tallest: int, style: str) -> Text:
+def bar(count: int, tallest: int, style: str, columns: int) -> Text:
     """At least a thin bar wherever there is a record."""
-    eighths = -(-8 * HISTOGRAM_WIDTH * count // tallest)
+    eighths = -(-8 * (2 * HISTOGRAM_WIDTH // columns) * count // tallest)
     blocks = "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
     return Text.assemble((blocks, style), f" {count:,}" if count else "")

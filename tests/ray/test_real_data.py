@@ -88,7 +88,7 @@ def test_prompts_are_the_same_in_training_and_generation(
     checked = 0
     for chunk in read_chunks(parts[0], 0, seed=0):
         drafts = [draft for value in chunk.values for draft in parse(value, recipe, 0)]
-        examples = encode(template, [segments for _, segments in drafts])
+        examples = encode(template, [draft.segments for draft in drafts])
         for (conversation, _), example in zip(drafts, examples, strict=True):
             turns = [i for i, message in enumerate(conversation) if message.role == "assistant"]
             for turn, (begin, _) in zip(turns, example.answers, strict=True):
