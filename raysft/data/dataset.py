@@ -40,6 +40,7 @@ class TokenDataset:
     # Of pairs, whose two conversations stand one after the other as one record.
     chosen: NDArray[np.int64] | None = None  # [R], tokens of the first, which is the better one
     margins: NDArray[np.float32] | None = None  # [R], by how much, as the records' scores say
+    reference: NDArray[np.float64] | None = None  # [R, 2], log P of both answers: see DPO
 
     def __len__(self) -> int:
         return len(self.starts)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysft.config.schema import Config
-from raysft.data.batch import Batch, packed_batches, padded_batches
+from raysft.data.batch import Batch, packed_batches, padded_batches, parts_of
 from raysft.data.dataset import Indices, TokenDataset, epoch_length, epoch_order, global_batch
 
 
@@ -21,6 +21,7 @@ class StepData(NamedTuple):
     tokens: int  # of the global batch, without padding
     supervised_tokens: int  # of the global batch: known to every rank without asking the others
     pairs: int  # of the global batch: the sum of the squared lengths, which attention works on
+    records: int = 0  # of the global batch, a pair as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,8 @@ class RankData:
             self._share(self.train, indices, batch.micro_batch_size),
             int(self.train.lengths[indices].sum()),
             int(self.train.supervised[indices].sum()),
-            int((self.train.lengths[indices] ** 2).sum()),
+            int((self.train.parts[indices] ** 2).sum()),
+            len(indices),
         )
 
     def records(self, step: int) -> list[int]:
@@ -56,7 +58,7 @@ class RankData:
     def probe(self) -> Tensor:
         """Token ids of one record, int64 [T], to compare the exported model with the engine."""
         dataset = self.heldout if len(self.heldout) else self.train
-        return torch.from_numpy(dataset.tokens(0).astype(np.int64))
+        return torch.from_numpy(parts_of(dataset, 0)[0].input_ids.astype(np.int64))
 
     def steps(self, first: int, last: int, device: torch.device) -> Iterator[StepData]:
         """The steps from `first` up to `last`, each made while the one before it is computed.

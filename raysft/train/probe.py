@@ -58,10 +58,12 @@ class Gap(NamedTuple):
         )
 
 
-def exact_layout(config: Config, engine: Any, vocabulary: int, longest: int, emit: Emit) -> Config:
+def exact_layout(
+    config: Config, engine: Any, vocabulary: int, longest: int, emit: Emit, *, parts: int = 1
+) -> Config:
     """The config with records packed or padded so that each is computed as it is alone.
 
-    longest: of the records, in tokens. Every rank must call it. Padded where packs are not exact,
+    longest: of what attends to itself, in tokens: a record, or one of its `parts`. Every rank must call it. Padded where packs are not exact,
     which is said. Raises UserError where neither is.
     """
     model = inner(engine)
@@ -83,7 +85,7 @@ def exact_layout(config: Config, engine: Any, vocabulary: int, longest: int, emi
         if fault is None:
             return config
         use_own_attention(model)
-        config = padded(config, longest)
+        config = padded(config, parts * longest)
         emit(
             events.Warning(
                 f"{name} does not keep packed records apart ({fault}): they are padded instead, "

@@ -66,10 +66,11 @@ def train_worker(
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
-    longest = int(max(train.lengths.max(initial=1), heldout.lengths.max(initial=1)))
+    longest = int(max(train.parts.max(initial=1), heldout.parts.max(initial=1)))
     with told_of_the_model(job.hf_config):
         engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
-        config = exact_layout(config, engine, job.hf_config.vocab_size, longest, emit)
+        vocabulary, parts = job.hf_config.vocab_size, train.parts.shape[1]
+        config = exact_layout(config, engine, vocabulary, longest, emit, parts=parts)
     reads = objective.reads(config, train, heldout, rank, world_size)
     if config.log.profile_steps:
         watch_communication()
