@@ -20,20 +20,19 @@ from raysft.cli.show_events import (
 from raysft.cli.terminal import error, fact, stderr, warning
 from raysft.runs import events
 from raysft.runs.events import Event
-from raysft.runs.metrics import METRICS
+from raysft.runs.metrics import columns
 
 STEP_WIDTH = 6
-COLUMNS = [metric for metric in METRICS if metric.heading]
 
 
-def metrics_heading() -> str:
-    columns = "".join(f"{metric.heading:>{metric.width}}" for metric in COLUMNS)
-    return f"{'step':>{STEP_WIDTH}}{columns}"
+def metrics_heading(event: events.Metrics) -> str:
+    headings = "".join(f"{metric.heading:>{metric.width}}" for metric in columns(event.values))
+    return f"{'step':>{STEP_WIDTH}}{headings}"
 
 
 def metrics_row(event: events.Metrics) -> str:
     cells = [f"{event.step:>{STEP_WIDTH},}"]
-    for metric in COLUMNS:
+    for metric in columns(event.values):
         value = event.values.get(metric.key)
         cells.append(f"{'' if value is None else metric.words(value):>{metric.width}}")
     return "".join(cells)
@@ -126,7 +125,7 @@ class Renderer:
     def show_metrics(self, event: events.Metrics) -> None:
         if self.heading_due:
             self.heading_due = False
-            stderr.print(f"[bold]{metrics_heading()}[/]", soft_wrap=True)
+            stderr.print(f"[bold]{metrics_heading(event)}[/]", soft_wrap=True)
         stderr.print(metrics_row(event), soft_wrap=True)
         if skipped := event.values.get("skipped_steps"):
             warning(f"fp16 overflowed: {skipped} updates skipped, loss scale lowered")

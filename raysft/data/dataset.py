@@ -1,22 +1,20 @@
 """The training and held-out sets of a run, and the order in which records are seen."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.config.data import Data, Source
+from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data import cache
 from raysft.data.cache import Counts, TokenisedSet
-from raysft.data.detect import check_all, check_first, format_of, look
-from raysft.data.formats import PAIRS
-from raysft.data.pairs import LEFT_OVER, paired
+from raysft.data.detect import check_all
+from raysft.data.pairs import LEFT_OVER
 from raysft.data.pipeline import process_all
-from raysft.data.read import Chunk, read_chunks
-from raysft.data.rows import Recipe
+from raysft.data.recipe import limited, make_recipe, mappings
 from raysft.data.sources import file_names, identity, sources, total_bytes
 from raysft.data.template import Template
 from raysft.errors import UserError
@@ -150,62 +148,6 @@ def tokenised_set(
 
 def tokenizer_identity(tokenizer: Any) -> str:
     return str(tokenizer.backend_tokenizer.to_str()) + repr(tokenizer.special_tokens_map)
-
-
-def mappings(parts: list[Source], data: Data) -> tuple[dict[str, str], ...]:
-    return tuple((part.fields or data.fields).model_dump(exclude_none=True) for part in parts)
-
-
-def make_recipe(
-    config: Config, parts: list[Source], template: Template, *, pairs: bool | None = False
-) -> Recipe:
-    """pairs: as in `prepare`. Raises UserError."""
-    data = config.data
-    fields = mappings(parts, data)
-    looks = [look(part, index, config.run.seed) for index, part in enumerate(parts)]
-    check_first(fields, looks)
-    formats = tuple(
-        format_of(part, its, first, pairs=pairs)
-        for part, its, first in zip(parts, fields, looks, strict=True)
-    )
-    if len({name in PAIRS for name in formats}) > 1:
-        raise UserError(
-            f"data.path mixes pairs and single answers ({', '.join(formats)}): a run learns from "
-            "one or the other"
-        )
-    return Recipe(
-        template=template,
-        formats=formats,
-        fields=fields,
-        seq_len=config.batch.seq_len,
-        truncate=data.truncate,
-        last_turn_only=data.train_on == "last_turn",
-        pairs=formats[0] in PAIRS,
-    )
-
-
-def chunks_of(part: Source, index: int, recipe: Recipe, seed: int) -> Iterator[Chunk]:
-    """The records of a source as its format takes them."""
-    chunks = read_chunks(part, index, seed=seed)
-    if recipe.formats[index] != "labelled":
-        return chunks
-    return paired(chunks, recipe.fields[index])
-
-
-def limited(
-    parts: list[Source], recipe: Recipe, seed: int, max_records: int | None
-) -> Iterator[Chunk]:
-    """The chunks of all sources, of each at most `max_records`."""
-    for index, part in enumerate(parts):
-        left = max_records
-        for chunk in chunks_of(part, index, recipe, seed):
-            if left is None:
-                yield chunk
-                continue
-            yield Chunk(chunk.source, chunk.place, chunk.numbers[:left], chunk.values[:left])
-            left -= len(chunk.values)
-            if left <= 0:
-                break
 
 
 def split(kept: Indices, fraction: float, limit: int, seed: int) -> tuple[Indices, Indices]:

@@ -37,7 +37,7 @@ class RankData:
         size = batch.global_batch_size
         indices = global_batch(self._order, self._epoch_length, size, step)
         return StepData(
-            self._share(self.train, indices, batch.micro_batch_size),
+            self.share(self.train, indices),
             int(self.train.lengths[indices].sum()),
             int(self.train.supervised[indices].sum()),
             int((self.train.parts[indices] ** 2).sum()),
@@ -52,7 +52,7 @@ class RankData:
     @cached_property
     def eval_batches(self) -> list[Batch]:
         size = self.config.eval.micro_batch_size or self.config.batch.micro_batch_size
-        return self._share(self.heldout, np.arange(len(self.heldout)), size)
+        return self.share(self.heldout, np.arange(len(self.heldout)), size)
 
     @property
     def probe(self) -> Tensor:
@@ -85,7 +85,14 @@ class RankData:
                     upcoming = pool.submit(make, step + 1)
                 yield ready
 
-    def _share(self, dataset: TokenDataset, indices: Indices, size: int) -> list[Batch]:
+    def share(
+        self, dataset: TokenDataset, indices: Indices, size: int | None = None
+    ) -> list[Batch]:
+        """This rank's batches of some records, of which every rank has as many.
+
+        size: records of a padded one; default, batch.micro_batch_size.
+        """
+        size = size or self.config.batch.micro_batch_size
         place = {"rank": self.rank, "world_size": self.world_size}
         if self.config.batch.packing:
             capacity = self.config.batch.pack_tokens

@@ -6,10 +6,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from raysft.config.schema import Config
-from raysft.data.dataset import chunks_of, make_recipe
 from raysft.data.encoding import encode_texts
 from raysft.data.pipeline import parse
 from raysft.data.read import Chunk
+from raysft.data.recipe import chunks_of, make_recipe
 from raysft.data.rows import Recipe
 from raysft.data.sources import sources
 from raysft.data.template import Template

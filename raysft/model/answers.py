@@ -7,12 +7,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raysft.config.schema import Config
+from raysft.data.batch import parts_of
 from raysft.data.dataset import TokenDataset
 from raysft.model.generate import answer, load
 from raysft.runs import events
 from raysft.runs.events import Emit
 
 MAX_NEW_TOKENS = 256
+# How an exported model is used, in its card.
+ASK = """Ask it with
+`raysft generate FOLDER "instruction"`, or load it with `AutoModelForCausalLM.from_pretrained`."""
+SCORE = """Load it with
+`AutoModelForSequenceClassification.from_pretrained`: its one logit is the reward of a conversation
+that ends as in training, with the token that ends the answer. Pad with the tokenizer's pad token,
+which is none of the text's."""
 
 
 class Question(NamedTuple):
@@ -26,7 +34,7 @@ def questions(heldout: TokenDataset, count: int) -> list[Question]:
     """The first `count` held-out records that ask something."""
     result: list[Question] = []
     for index in range(len(heldout)):
-        ids, mask = heldout.tokens(index), heldout.mask(index)
+        ids, mask = parts_of(heldout, index)[0]  # of a pair, the chosen one
         begin = int(np.flatnonzero(~mask)[-1]) + 1 if not mask.all() else 0
         if begin and len(result) < count:
             result.append(Question(ids[:begin].tolist(), ids[begin:].tolist()))
@@ -34,14 +42,14 @@ def questions(heldout: TokenDataset, count: int) -> list[Question]:
 
 
 def finish_model(
-    config: Config, model_dir: Path, heldout: TokenDataset, emit: Emit
+    config: Config, model_dir: Path, heldout: TokenDataset, emit: Emit, objective: str = "sft"
 ) -> dict[str, Any]:
     """Write the card into the exported folder, then load it and let it answer.
 
     Answering from the folder, not from the engine, shows that what was exported is what was
     trained. Returns `exact_match`: the share of held-out answers equal to their reference.
     """
-    write_card(config, model_dir)
+    write_card(config, model_dir, objective)
     asked = questions(heldout, max(config.run.samples, config.eval.exact_match_records))
     if not asked:
         return {"exact_match": None, "exact_match_records": 0}
@@ -66,14 +74,23 @@ def finish_model(
     }
 
 
-def write_card(config: Config, model_dir: Path) -> None:
+def trained_as(config: Config, objective: str) -> str:
+    if objective == "reward":
+        return "a reward model, from pairs of a better and a worse answer"
+    if objective == "dpo":
+        return f"direct preference optimisation, beta {config.dpo.beta:g}"
+    tokens = "response tokens only" if config.data.mask_prompt else "all tokens"
+    return f"supervised fine-tuning with the loss on {tokens}"
+
+
+def write_card(config: Config, model_dir: Path, objective: str = "sft") -> None:
+    """objective: the name of the run's."""
+    use = SCORE if objective == "reward" else ASK
     base = config.model.path if config.model.init == "pretrained" else "none (from scratch)"
     (model_dir / "README.md").write_text(
         f"""# {config.run.name}
 
-Trained by raysft: supervised fine-tuning with the loss on {
-            "response tokens only" if config.data.mask_prompt else "all tokens"
-        }.
+Trained by raysft: {trained_as(config, objective)}.
 
 | | |
 |---|---|
@@ -84,7 +101,6 @@ Trained by raysft: supervised fine-tuning with the loss on {
 | learning rate | {config.optim.lr:g}, {config.optim.name} |
 | precision | {config.engine.precision} |
 
-Losses, hardware and versions are in the run's `summary.json`. Ask it with
-`raysft generate FOLDER "instruction"`, or load it with `AutoModelForCausalLM.from_pretrained`.
+Losses, hardware and versions are in the run's `summary.json`. {use}
 """
     )

@@ -13,6 +13,7 @@ SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
+REFERENCE = "reference.npz"  # of DPO: log-probabilities by the model it starts from
 RESULTS = "results.json"  # of a benchmark or a search
 REPORT = "report.md"
 BEST = "best.toml"  # of a search

@@ -2,10 +2,14 @@
 
 from raysft.studies.study import Study
 from raysft.verbs.doctor import DOCTOR, PROVE
+from raysft.verbs.dpo import DPO
+from raysft.verbs.reward import REWARD
 from raysft.verbs.seq_len import SEQ_LEN
 from raysft.verbs.train import TRAIN
 from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
-VERBS: dict[str, Verb] = {verb.name: verb for verb in (TRAIN, TUNE, SEQ_LEN, DOCTOR, PROVE)}
+VERBS: dict[str, Verb] = {
+    verb.name: verb for verb in (TRAIN, REWARD, DPO, TUNE, SEQ_LEN, DOCTOR, PROVE)
+}
 STUDIES: dict[str, Study] = {verb.study.name: verb.study for verb in VERBS.values() if verb.study}

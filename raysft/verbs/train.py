@@ -13,6 +13,7 @@ from raysft.runs.metrics import duration
 from raysft.train.checkpoint import repair
 from raysft.verbs import plan
 from raysft.verbs.identities import movable
+from raysft.verbs.pair_config import for_pairs, with_room
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
 from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
@@ -29,7 +30,7 @@ FIXED = (
 # What may differ without a word.
 FREE = (
     "run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures",
+    "scaling.max_failures", "reward_model", "dpo",
 )  # fmt: skip
 
 
@@ -53,22 +54,31 @@ def equations(config: "Config") -> list[tuple[str, str]]:
     return rows
 
 
-def run(
-    config: "Config", run_dir: Path, emit: Emit, objective: "Objective | None" = None
-) -> dict[str, Any]:
-    """objective: default, supervised fine-tuning."""
-    from raysft.verbs.inputs import beside_ray, read_inputs
-
-    template, hf_config, prepared, facts, identities = beside_ray(
-        config, emit, lambda ray_is_there: read_inputs(config, run_dir, emit, ray_is_there)
-    )
-    from raysft.data.dataset import epoch_length
-    from raysft.model.answers import finish_model
-    from raysft.runtime.connect import shut_down_ray
-    from raysft.runtime.fit import fit, total_steps
+def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.train.objectives.sft import SFT
 
+    return run_objective(config, run_dir, emit, SFT)
+
+
+def run_objective(
+    config: "Config", run_dir: Path, emit: Emit, objective: "Objective"
+) -> dict[str, Any]:
+    """The rest of the summary of a run that minimises this."""
+    from raysft.verbs.inputs import beside_ray, read_inputs
+
+    read = for_pairs(config) if objective.pairs else config
+    kind = {"pairs": objective.pairs, "scalar": objective.scalar}
+    template, hf_config, prepared, facts, identities = beside_ray(
+        read, emit, lambda there: read_inputs(read, run_dir, emit, there, **kind)
+    )
+    from raysft.data.dataset import epoch_length
+    from raysft.model.answers import finish_model, write_card
+    from raysft.runtime.connect import shut_down_ray
+    from raysft.runtime.fit import fit, total_steps
+
     config = settled(config, hf_config, run_dir, emit)
+    if objective.pairs:
+        config = with_room(config)
     epoch = epoch_length(prepared.train)
     for caution in plan.cautions(config, total_steps(config, epoch), epoch):
         emit(events.Warning(caution))
@@ -85,11 +95,16 @@ def run(
 
     result = fit(
         config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep,
-        objective=objective or SFT, identities=identities,
+        objective=objective, identities=identities,
     )  # fmt: skip
     shut_down_ray()
-    emit(events.Status("writing answers to held-out records"))
-    answers = finish_model(config, run_dir / rundir.MODEL, prepared.heldout, emit)
+    answers: dict[str, Any] = {}
+    if objective.scalar:
+        write_card(config, run_dir / rundir.MODEL, objective.name)
+    else:
+        emit(events.Status("writing answers to held-out records"))
+        model_dir = run_dir / rundir.MODEL
+        answers = finish_model(config, model_dir, prepared.heldout, emit, objective.name)
     steps = result.totals.pop("step")
     return {
         "model_dir": str(run_dir / rundir.MODEL),
@@ -108,14 +123,17 @@ def run(
     }
 
 
-def check_resume(run_dir: Path, config: "Config") -> list[str]:
-    """Warnings. Raises UserError when there is nothing to resume, or the config does not fit it."""
+def check_resume(run_dir: Path, config: "Config", fixed: tuple[str, ...] = FIXED) -> list[str]:
+    """Warnings. fixed: what the run's saved state depends on.
+
+    Raises UserError when there is nothing to resume, or the config does not fit it.
+    """
     spec = rundir.read_run(run_dir / rundir.RUN, "config")
     repaired = repair.repair(run_dir)
     repair.require_checkpoint(run_dir)
     changed, moves = changes(spec["config"], config), movable(run_dir)
-    fixed = {k: v for k, v in changed.items() if starts_with_any(k, FIXED) and k not in moves}
-    refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
+    held = {k: v for k, v in changed.items() if starts_with_any(k, fixed) and k not in moves}
+    refuse(held, f"{run_dir} cannot go on with other settings of its saved state")
     free = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
     told = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in free.items()]
     return [repaired, *told] if repaired else told

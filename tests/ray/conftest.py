@@ -15,6 +15,9 @@ from raysft.data.dataset import Prepared, prepare
 from raysft.model.load import load_model_config, load_template
 from raysft.runs.events import Event, Metrics
 from raysft.runtime.fit import RunResult, fit
+from raysft.train.objectives.objective import Objective
+from raysft.train.objectives.sft import SFT
+from raysft.verbs.pair_config import for_pairs
 from tests.ray.group import Group
 
 # As DeepSpeed asks: AMX or avx512_fp16.
@@ -99,16 +102,21 @@ class Groups:
     def __init__(self) -> None:
         self.open: dict[int, Group] = {}
 
-    def fit_in(self, folder: Path, config: Config) -> tuple[RunResult, list[Event], Prepared]:
+    def fit_in(
+        self, folder: Path, config: Config, objective: Objective = SFT
+    ) -> tuple[RunResult, list[Event], Prepared]:
         """As `fit_in` below, in workers that have run other tests: for runs without checkpoints."""
+        config = for_pairs(config) if objective.pairs else config
         workers = config.scaling.most
         if workers not in self.open:
             self.close()
             self.open[workers] = Group(folder / "group", config)
-        template = load_template(config)
-        hf_config = load_model_config(config, template)
-        data = prepare(config, template)
-        return *self.open[workers].fit(config, data, hf_config, template.tokenizer, folder), data
+        template = load_template(config, pads=objective.scalar)
+        hf_config = load_model_config(config, template, scalar=objective.scalar)
+        data = prepare(config, template, pairs=objective.pairs)
+        tokenizer = template.tokenizer
+        group = self.open[workers]
+        return *group.fit(config, data, hf_config, tokenizer, folder, objective), data
 
     def close(self) -> None:
         while self.open:

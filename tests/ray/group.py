@@ -18,6 +18,7 @@ from raysft.runs.events import Event
 from raysft.runtime.fit import Forwarding, RunResult, forward, in_thread, set_switches, total_steps
 from raysft.runtime.trainer import make_trainer
 from raysft.train.mailbox import open_mailbox
+from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
 from raysft.train.worker import WorkerJob, train_worker
 
@@ -81,14 +82,20 @@ class Group:
         self.ended = in_thread(trainer.fit)
 
     def fit(
-        self, config: Config, data: Prepared, hf_config: Any, tokenizer: Any, folder: Path
+        self,
+        config: Config,
+        data: Prepared,
+        hf_config: Any,
+        tokenizer: Any,
+        folder: Path,
+        objective: Objective = SFT,
     ) -> tuple[RunResult, list[Event]]:
         """As runtime.fit does, but for the start of the workers. Raises what the workers raise."""
         assert not config.checkpoint.every_steps
         folder.mkdir(parents=True, exist_ok=True)
         seen: list[Event] = []
         job = WorkerJob(
-            config=config, objective=SFT, hf_config=hf_config, tokenizer=tokenizer,
+            config=config, objective=objective, hf_config=hf_config, tokenizer=tokenizer,
             total_steps=total_steps(config, epoch_length(data.train)), run_dir=folder.resolve(),
         )  # fmt: skip
         pickled = ray.cloudpickle.dumps((job, data.train, data.heldout, self.mailbox))

@@ -28,7 +28,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     Training on data of one's own, or on a GPU, is planned only, and so is going on with a run.
     """
     match words:
-        case ["train", config, *_]:
+        case ["train" | "reward" | "dpo", config, *_]:
             extra = ["--dry-run"] if "--resume" in words else []
         case ["tune", config, *_] if config != "report":
             extra = settings(SHORT)
@@ -47,6 +47,8 @@ def test_commands_run(tiny_model: Path, tmp_path: Path, running_ray: dict[str, s
     """As written, in their order, in one folder with the files that they name."""
     (tmp_path / "my-tokenizer").symlink_to(tiny_model)
     (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     for block in documented.blocks("toml"):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text)

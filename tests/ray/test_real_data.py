@@ -7,9 +7,10 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.config.schema import Config
-from raysft.data.dataset import Prepared, make_recipe, prepare
+from raysft.data.dataset import Prepared, prepare
 from raysft.data.pipeline import parse
 from raysft.data.read import read_chunks
+from raysft.data.recipe import make_recipe
 from raysft.data.sources import sources
 from raysft.data.template import prompt_segments
 from raysft.data.tokenize import encode, encode_prompt

@@ -29,7 +29,8 @@ def export_checkpoint(source: Path, to: Path | None) -> Path:
     if wrong := damage(checkpoint):
         raise UserError(f"{checkpoint} is damaged: {wrong}. Name another one, if there is any")
     config = validate(spec["config"], where=str(run_dir / rundir.RUN))
-    write_folder(config, checkpoint, target)
+    objective = {"reward": "reward", "dpo": "dpo"}.get(spec.get("verb", ""), "sft")
+    write_folder(config, checkpoint, target, objective)
     return target
 
 
@@ -54,15 +55,16 @@ def newest_checkpoint(run_dir: Path) -> Path:
     return kept[-1]
 
 
-def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+def write_folder(config: Config, checkpoint: Path, target: Path, objective: str) -> None:
+    """objective: the name of the run's."""
+    from transformers import AutoConfig, AutoTokenizer
 
     from raysft.model.answers import write_card
-    from raysft.model.load import DTYPES
+    from raysft.model.load import DTYPES, auto_class
 
     weights = read_weights(checkpoint)
     hf_config = AutoConfig.from_pretrained(checkpoint / layout.HF_FOLDER, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(hf_config)
+    model = auto_class(objective == "reward").from_config(hf_config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(model.all_tied_weights_keys)
     if set(missing) - tied or unexpected:
@@ -71,13 +73,14 @@ def write_folder(config: Config, checkpoint: Path, target: Path) -> None:
         )
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    keep_generation_config(model, checkpoint / layout.HF_FOLDER)
+    if model.can_generate():
+        keep_generation_config(model, checkpoint / layout.HF_FOLDER)
     model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint / layout.HF_FOLDER, trust_remote_code=False
     )
     tokenizer.save_pretrained(partial)
-    write_card(config, partial)
+    write_card(config, partial, objective)
     set_modes(partial)
     partial.rename(target)
 
