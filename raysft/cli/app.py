@@ -195,6 +195,9 @@ def estimate(
     peak_tflops: Annotated[float | None, typer.Option(help="Its peak, TFLOP/s.")] = None,
     memory_gib: Annotated[float | None, typer.Option(help="Memory of a worker, GiB.")] = None,
     link_gbs: Annotated[float | None, typer.Option(help="Between workers, GB/s.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Of `raysft dpo` or `raysft reward`, not `train`.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Memory, FLOPs, traffic and time of a run, before running it."""
@@ -203,6 +206,12 @@ def estimate(
     from raysft.estimate.report import estimate as estimate_run
 
     resolved = load_config(config, overrides)
+    if pairs:
+        from raysft.verbs.pair_config import as_records
+
+        resolved = as_records(resolved)
+        terminal.fact("pairs", "a pair counts as two records of batch.seq_len")
+        terminal.fact("reference", "of DPO: one forward pass over all pairs, before the first step")
     if resolved.scaling.elastic:
         fewest = resolved.scaling.fewest
         terminal.fact(

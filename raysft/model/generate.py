@@ -64,7 +64,7 @@ def load(path: str) -> tuple[Any, Template]:
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     template = install_template(tokenizer, "auto")
     hf_config = text_part(load_from_hub_or_folder(AutoConfig, path, "model"), path)
-    model, _ = load_weights(path, hf_config, {})
+    model = load_weights(path, hf_config, {})
     # Greedy means the likeliest token: what a base model penalises or samples by default goes.
     model.generation_config = GenerationConfig()
     if torch.cuda.is_available():

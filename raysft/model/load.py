@@ -162,7 +162,9 @@ def load_model(
         initialise(model, config.run.seed)
         lacks_head = True
     else:
-        model, lacks_head = load_weights(str(config.model.path), hf_config, options, scalar=scalar)
+        model, lacks_head = load_with_head(
+            str(config.model.path), hf_config, options, scalar=scalar
+        )
     if num_tokens > model.config.vocab_size:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
     if scalar:
@@ -188,8 +190,13 @@ def auto_class(scalar: bool) -> Any:
     return AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
 
 
-def load_weights(
-    path: str, hf_config: Any, options: dict[str, Any], *, scalar: bool = False
+def load_weights(path: str, hf_config: Any, options: dict[str, Any]) -> Any:
+    """Raises UserError where the files lack a weight, which would be a random one."""
+    return load_with_head(path, hf_config, options, scalar=False)[0]
+
+
+def load_with_head(
+    path: str, hf_config: Any, options: dict[str, Any], *, scalar: bool
 ) -> tuple[Any, bool]:
     """The model, and whether a scalar one lacks the weights of its head, as a causal one does.
 

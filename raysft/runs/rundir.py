@@ -14,11 +14,18 @@ METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
 REFERENCE = "reference.npz"  # of DPO: log-probabilities by the model it starts from
+PAIRS = "pairs.jsonl"  # of raysft pairs
 RESULTS = "results.json"  # of a benchmark or a search
 REPORT = "report.md"
 BEST = "best.toml"  # of a search
 CHECKPOINTS = "checkpoints"
-STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
+STARTED = (
+    METRICS,
+    CHECKPOINTS,
+    MODEL,
+    RESULTS,
+    PAIRS,
+)  # a folder with one of these has been trained in
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:

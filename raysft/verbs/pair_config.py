@@ -30,6 +30,17 @@ def for_pairs(config: "Config") -> "Config":
     return with_room(config)
 
 
+def as_records(config: "Config") -> "Config":
+    """A run of pairs as arithmetic sees it: twice as many single records."""
+    config = for_pairs(config)
+    batch = config.batch
+    doubled = {
+        "global_batch_size": 2 * batch.global_batch_size,
+        "micro_batch_size": 2 * batch.micro_batch_size,
+    }
+    return config.model_copy(update={"batch": batch.model_copy(update=doubled)})
+
+
 def with_room(config: "Config") -> "Config":
     """As `for_pairs`, of a config that is sound: once "auto" is chosen too, which knows of single
     records."""

@@ -3,6 +3,7 @@
 from raysft.studies.study import Study
 from raysft.verbs.doctor import DOCTOR, PROVE
 from raysft.verbs.dpo import DPO
+from raysft.verbs.pairs import PAIRS
 from raysft.verbs.reward import REWARD
 from raysft.verbs.seq_len import SEQ_LEN
 from raysft.verbs.train import TRAIN
@@ -10,6 +11,6 @@ from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
 VERBS: dict[str, Verb] = {
-    verb.name: verb for verb in (TRAIN, REWARD, DPO, TUNE, SEQ_LEN, DOCTOR, PROVE)
+    verb.name: verb for verb in (TRAIN, PAIRS, REWARD, DPO, TUNE, SEQ_LEN, DOCTOR, PROVE)
 }
 STUDIES: dict[str, Study] = {verb.study.name: verb.study for verb in VERBS.values() if verb.study}

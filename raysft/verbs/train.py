@@ -30,7 +30,7 @@ FIXED = (
 # What may differ without a word.
 FREE = (
     "run.name", "run.storage", "run.samples", "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures", "reward_model", "dpo",
+    "scaling.max_failures", "reward_model", "dpo", "pairs",
 )  # fmt: skip
 
 

@@ -133,20 +133,22 @@ def groups(cluster: None) -> Iterator[Groups]:  # noqa: ARG001
 
 
 def fit_in(
-    folder: Path, config: Config, events: list[Event] | None = None
+    folder: Path, config: Config, events: list[Event] | None = None, objective: Objective = SFT
 ) -> tuple[RunResult, list[Event], Prepared]:
     """Run `fit` on the shared cluster; what it emitted, and the data it used.
 
     events: a list for what it emits, for those who want it where the run fails.
     """
     GROUPS.close()  # which hold what this run needs
-    template = load_template(config)
-    hf_config = load_model_config(config, template)
-    data = prepare(config, template)
+    config = for_pairs(config) if objective.pairs else config
+    template = load_template(config, pads=objective.scalar)
+    hf_config = load_model_config(config, template, scalar=objective.scalar)
+    data = prepare(config, template, pairs=objective.pairs)
     events = [] if events is None else events
     result = fit(
-        config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append
-    )
+        config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append,
+        objective=objective,
+    )  # fmt: skip
     return result, events, data
 
 

@@ -96,7 +96,8 @@ def test_reward_equals_plain_pytorch(
     workers, overrides = LAYOUTS[layout]
     config = tiny_config(
         tiny_model, f"data.path={pairs}", f"scaling.workers={workers}",
-        f"engine.zero_stage={stage}", "reward_model.center=0.05", *overrides,
+        f"engine.zero_stage={stage}", "reward_model.center=0.05",
+        "reward_model.margins=true", *overrides,
     )  # fmt: skip
     result, events, _ = groups.fit_in(tmp_path, config, reward(config.reward_model))
     steps = steps_of(events)

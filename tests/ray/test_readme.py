@@ -28,7 +28,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     Training on data of one's own, or on a GPU, is planned only, and so is going on with a run.
     """
     match words:
-        case ["train" | "reward" | "dpo", config, *_]:
+        case ["train" | "reward" | "dpo" | "pairs", config, *_]:
             extra = ["--dry-run"] if "--resume" in words else []
         case ["tune", config, *_] if config != "report":
             extra = settings(SHORT)

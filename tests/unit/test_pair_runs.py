@@ -9,9 +9,10 @@ import pytest
 from raysft.config.load import load_config
 from raysft.data.loader import RankData
 from raysft.errors import UserError
+from raysft.estimate.report import estimate
 from raysft.runs import rundir
 from raysft.train.objectives import reference
-from raysft.verbs.pair_config import for_pairs, with_room
+from raysft.verbs.pair_config import as_records, for_pairs, with_room
 from raysft.verbs.registry import VERBS
 from tests.unit.test_pair_batches import pairs
 
@@ -50,7 +51,11 @@ def test_the_plan_says_the_loss_as_an_equation() -> None:
     assert rows["global batch"].startswith("64 pairs = packs of at most 2,048 tokens")
     ipo = ["dpo.loss=ipo", "dpo.nll_weight=0"]
     assert dict(VERBS["dpo"].plan(load_config("gpt2-tiny-cpu", ipo)))["loss"].startswith("(h - 5)²")
-    rows = dict(VERBS["reward"].plan(load_config("gpt2-tiny-cpu", ["reward_model.center=0"])))
+    rows = dict(
+        VERBS["reward"].plan(
+            load_config("gpt2-tiny-cpu", ["reward_model.center=0", "reward_model.margins=true"])
+        )
+    )
     assert rows["loss"] == "-log sigmoid(r(chosen) - r(rejected) - margin); r: at the last token"
 
 
@@ -70,3 +75,14 @@ def test_the_reference_of_a_run_is_read_again_to_the_bit(tmp_path: Path) -> None
     assert reference.read(file, replace(reads, train=fewer)) is None  # of other pairs
     file.write_bytes(file.read_bytes()[:100])  # damaged: computed again
     assert reference.read(file, reads) is None
+
+
+def test_the_estimate_counts_both_halves() -> None:
+    sets = ["batch.seq_len=128", "batch.tokens_per_micro_batch=none", "batch.global_batch_size=8"]
+    config = load_config("gpt2-tiny-cpu", sets)
+    single, pair = (
+        estimate(one, device="h100", memory_gib=80.0) for one in (config, as_records(config))
+    )
+    assert pair["micro_batch_tokens"] == 2 * single["micro_batch_tokens"] == 256
+    assert pair["step"]["sequences"] == 2 * single["step"]["sequences"] == 16
+    assert pair["step"]["compute_s"] == pytest.approx(2 * single["step"]["compute_s"])

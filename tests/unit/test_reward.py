@@ -29,13 +29,13 @@ from tests.unit.test_preference_losses import language as language  # a fixture
 
 def test_values_of_the_loss() -> None:
     rewards, margins = torch.tensor([[1.0, 0.5], [-1.0, 2.0]]), torch.tensor([0.25, 0.0])
-    found = pair_loss(rewards, margins, RewardModel(center=0.1))
+    found = pair_loss(rewards, margins, RewardModel(center=0.1, margins=True))
     expected = [
         math.log(1 + math.exp(-(0.5 - 0.25))) + 0.1 * 1.5**2,
         math.log(1 + math.exp(3.0)) + 0.1 * 1.0**2,
     ]
     assert found.tolist() == pytest.approx(expected)
-    plain = pair_loss(rewards, margins, RewardModel(center=0.0, margins=False))
+    plain = pair_loss(rewards, margins, RewardModel(center=0.0))
     assert float(plain[0]) == pytest.approx(math.log(1 + math.exp(-0.5)))
 
 

@@ -18,7 +18,10 @@ from raysft.verbs.resume import admit
 from raysft.verbs.settle import dated
 from raysft.verbs.verb import Verb
 
-PRESETS = {"train": "gpt2-tiny-cpu", "tune": "tune-stability", "bench seq-len": "bench-seq-len"}
+PRESETS = {
+    "train": "gpt2-tiny-cpu", "pairs": "dpo-demo", "reward": "reward-demo", "dpo": "dpo-demo",
+    "tune": "tune-stability", "bench seq-len": "bench-seq-len",
+}  # fmt: skip
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
     "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
