@@ -17,7 +17,7 @@ from raysft.model.attention import PACKED, register
 from raysft.model.cpu_bf16 import widen_linears
 from raysft.model.dropout import set_dropout, set_module_dropout
 from raysft.model.initialise import initialise
-from raysft.model.scalar import HEAD, add_pad_token, make_scalar, prepare_scalar
+from raysft.model.scalar import HEAD, add_pad_token, make_scalar, prepare_scalar, require_causal
 from raysft.model.text_part import KEY_MAPPING, text_part, use_own_names
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -125,6 +125,8 @@ def load_model_config(config: Config, template: Template, *, scalar: bool = Fals
     set_dropout(hf_config, model.dropout)
     if scalar:
         make_scalar(hf_config, tokenizer)
+    else:
+        require_causal(hf_config, str(model.path))
     hf_config.architectures = None  # save_pretrained fills in the class that was trained
     return hf_config
 

@@ -23,6 +23,12 @@ def is_scalar(model: Any) -> bool:
     return isinstance(getattr(getattr(model, "module", model), HEAD, None), nn.Module)
 
 
+def require_causal(hf_config: Any, path: str) -> None:
+    """Raises UserError for a reward model where one is asked for that writes."""
+    if any("SequenceClassification" in name for name in hf_config.architectures or ()):
+        raise UserError(f"{path} is a reward model, which scores answers and writes none")
+
+
 def add_pad_token(tokenizer: Any) -> int:
     """Give it a padding token that nothing else uses; returns how many tokens were added."""
     used = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.unk_token}

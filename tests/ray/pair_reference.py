@@ -94,36 +94,43 @@ class Rewards(torch.nn.Module):
 
 def reward_losses(
     model: Rewards, tokenizer: Any, pairs: list[dict[str, Any]], center: float
-) -> Tensor:
+) -> tuple[Tensor, float]:
+    """And the share of the pairs whose chosen answer is ahead."""
     chosen, rejected = (
         model([rows_of(tokenizer, pair, name)[0] for pair in pairs])
         for name in ("chosen", "rejected")
     )
     margins = torch.tensor([pair["margin"] for pair in pairs])
     losses = torch.log1p(torch.exp(-(chosen - rejected - margins)))
-    return losses + center * (chosen + rejected) ** 2
+    right = sum(float(a > b) + 0.5 * float(a == b) for a, b in zip(chosen, rejected, strict=True))
+    return losses + center * (chosen + rejected) ** 2, right / len(pairs)
 
 
-def five_steps(model_dir: Path, file: Path, kind: str) -> tuple[list[float], list[float]]:
-    """Losses and gradient norms over the pairs that the sampler draws for `tiny_config`."""
+def five_steps(
+    model_dir: Path, file: Path, kind: str
+) -> tuple[list[float], list[float], list[float]]:
+    """Losses, gradient norms and, of rewards, accuracies over the pairs that the sampler draws for
+    `tiny_config`."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = without_dropout(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
     reference = copy.deepcopy(model).eval()
     model = Rewards(model.transformer) if kind == "reward" else model
     pairs, order = drawn(file)
     optimizer = optimizer_of(model)
-    losses, norms = [], []
+    losses, norms, accuracies = [], [], []
     for rate, numbers in zip(rates_of(len(order)), order, strict=True):
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
         some = [pairs[number] for number in numbers]
         if kind == "reward":
-            loss = reward_losses(model.train(), tokenizer, some, 0.05).mean()
+            of_pairs, right = reward_losses(model.train(), tokenizer, some, 0.05)
+            loss = of_pairs.mean()
+            accuracies.append(right)
         else:
             loss = dpo_losses(model.train(), reference, tokenizer, some, kind).mean()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item())
         optimizer.step()
         losses.append(loss.item())
-    return losses, norms
+    return losses, norms, accuracies

@@ -66,7 +66,7 @@ def test_dpo_equals_plain_pytorch(
     )  # fmt: skip
     _, events, _ = groups.fit_in(tmp_path, config, dpo(config.dpo))
     steps = steps_of(events)
-    losses, norms = expected(loss)
+    losses, norms, _ = expected(loss)
     assert [step["loss"] for step in steps] == pytest.approx(losses, rel=1e-5, abs=1e-4)
     assert [step["grad_norm"] for step in steps] == pytest.approx(norms, rel=1e-4, abs=1e-4)
     first = steps[0]
@@ -101,9 +101,10 @@ def test_reward_equals_plain_pytorch(
     )  # fmt: skip
     result, events, _ = groups.fit_in(tmp_path, config, reward(config.reward_model))
     steps = steps_of(events)
-    losses, norms = expected("reward")
+    losses, norms, accuracies = expected("reward")
     assert [step["loss"] for step in steps] == pytest.approx(losses, rel=1e-4, abs=1e-4)
     assert [step["grad_norm"] for step in steps] == pytest.approx(norms, rel=1e-4, abs=1e-4)
+    assert [step["accuracy"] for step in steps] == accuracies  # whatever the layout
     assert 0 < result.totals["export_logit_difference"] < 1e-4
     assert 0 <= result.totals["measures_last"]["eval_accuracy"] <= 1
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / rundir.MODEL)

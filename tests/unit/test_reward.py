@@ -20,6 +20,7 @@ from raysft.config.preference import RewardModel
 from raysft.data.batch import pack, pad
 from raysft.errors import UserError
 from raysft.model.attention import PACKED
+from raysft.model.generate import load
 from raysft.model.load import load_model, load_model_config, load_template
 from raysft.model.scalar import PAD_TOKEN, add_pad_token, is_scalar, rewards_at
 from raysft.train.objectives.reward import facts, pair_loss, pair_rewards
@@ -190,6 +191,16 @@ def test_an_exported_model_scores_a_batch_as_each_alone(
         assert int(ids[0, -1]) == again.eos_token_id
         own = model(input_ids=ids, tokens=torch.tensor([ids.shape[1] - 1]))
         torch.testing.assert_close(own[0], score, rtol=1e-4, atol=1e-5)
+
+
+def test_a_reward_model_is_not_asked_to_write(causal: Path, tmp_path: Path) -> None:
+    model, template = scalar_of(causal)
+    model.save_pretrained(tmp_path / "reward")
+    template.tokenizer.save_pretrained(tmp_path / "reward")
+    with pytest.raises(UserError, match="is a reward model, which scores answers and writes none"):
+        load(str(tmp_path / "reward"))
+    again, _ = scalar_of(tmp_path / "reward")  # but goes on being trained, with its own head
+    assert torch.equal(again.score.weight, model.score.weight)
 
 
 def test_a_model_without_a_scalar_head_is_refused(causal: Path) -> None:
