@@ -99,6 +99,26 @@ def test_prompts_are_the_same_in_training_and_generation(
     assert checked >= FILES[name][1]
 
 
+def test_real_pairs_are_read_without_a_setting() -> None:
+    config = config_for("llamafactory_dpo_en_demo.json", "batch.seq_len=512")
+    template = load_template(config)
+    found = prepare(config, template, pairs=True)
+    assert (found.tokenised.counts.formats, len(found.train)) == (("preference",), 300)
+    assert not found.tokenised.counts.dropped
+    data, end = found.train, template.tokenizer.eos_token_id
+    assert data.chosen is not None
+    assert data.parts.max() <= 512
+    for index, border in enumerate(data.chosen.tolist()):
+        halves = data.tokens(index)[:border], data.tokens(index)[border:]
+        masks = data.mask(index)[:border], data.mask(index)[border:]
+        leads = [int(mask.argmax()) for mask in masks]
+        assert leads[0] == leads[1] > 0
+        assert halves[0][: leads[0]].tolist() == halves[1][: leads[0]].tolist()
+        for half, mask in zip(halves, masks, strict=True):
+            assert mask[leads[0] :].all()
+            assert half[-1] == end or len(half) == 512
+
+
 def test_preference_pairs_are_told_as_such(tmp_path: Path) -> None:
     path = SHARED / "data/llamafactory_dpo_en_demo.json"
     sets = ("--set", f"data.path={path}", "--set", f"model.tokenizer={TOKENIZER}")
