@@ -9,7 +9,10 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 # In which the pages are read, and their commands run; pages not named here come after these.
-ORDER = ("data", "training", "use", "faults", "search", "benchmarks", "clusters", "how-it-computes")
+ORDER = (
+    *("data", "training", "preferences", "use", "faults", "search", "benchmarks", "clusters"),
+    "how-it-computes",
+)
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILE_NAME = re.compile(r"# (\S+\.toml)\n")
 

@@ -160,7 +160,7 @@ def stats(
     resolved = read_config(config, [*overrides, "data.on_bad_record=skip"])
     template = load_template(resolved)
     try:
-        prepared = prepare(resolved, template, lambda: start_ray(resolved))
+        prepared = prepare(resolved, template, lambda: start_ray(resolved), pairs=None)
     finally:
         shut_down_ray()
     facts = audit(resolved, template, prepared)
@@ -178,6 +178,9 @@ def estimate(
     peak_tflops: Annotated[float | None, typer.Option(help="Its peak, TFLOP/s.")] = None,
     memory_gib: Annotated[float | None, typer.Option(help="Memory of a worker, GiB.")] = None,
     link_gbs: Annotated[float | None, typer.Option(help="Between workers, GB/s.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Of `raysft dpo` or `raysft reward`, not `train`.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Memory, FLOPs, traffic and time of a run, before running it.
@@ -188,6 +191,12 @@ def estimate(
     from raysft.estimate.report import estimate as estimate_run
 
     resolved = read_config(config, overrides)
+    if pairs:
+        from raysft.verbs.pair_config import as_records
+
+        resolved = as_records(resolved)
+        terminal.fact("pairs", "a pair counts as two records of batch.seq_len")
+        terminal.fact("reference", "of DPO: one forward pass over all pairs, before the first step")
     if resolved.scaling.elastic:
         fewest = resolved.scaling.fewest
         terminal.fact(

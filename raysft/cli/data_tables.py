@@ -22,7 +22,8 @@ KINDS = {
 }
 SPECIAL_STYLE = "reverse"
 BORDER = Text("|", style="dim")
-HISTOGRAM_WIDTH = 24  # characters of the longest bar
+HISTOGRAM_WIDTH = 24  # characters of the longest bar, where there are two columns of them
+BAR_STYLES = ("cyan", "green", "red")  # of prompts, answers, and rejected ones
 
 
 def legend() -> Text:
@@ -106,13 +107,20 @@ def counts_table(facts: Mapping[str, Any]) -> RenderableType:
     row("repeat another", facts["duplicates"], total)
     row("prompt ends in a space", facts["space_before_answer"], total)
     row("special token in the text", facts["special_in_text"], total)
+    if pairs := facts.get("pairs"):
+        row("pairs that differ in length alone", pairs["only_length"], total)
+        row("pairs in both directions", pairs["both_directions"], total)
+        row("pairs with a margin", pairs["with_margin"], total)
     template = f"template {facts['template']}, answers end in {facts['end_token']}"
     return Group(table, Text(f" {template}", style="dim"))
 
 
 def lengths_table(facts: Mapping[str, Any]) -> RenderableType:
     table = new_table("Tokens a record, before any cut", "", "mean", "p50", "p95", "max")
-    for name, key in (("prompt, L_Q", "prompt_tokens"), ("response, L_A", "response_tokens")):
+    rows = [("prompt, L_Q", "prompt_tokens"), ("response, L_A", "response_tokens")]
+    if "pairs" in facts:
+        rows[1:] = [("chosen", "response_tokens"), ("rejected", "rejected_tokens")]
+    for name, key in rows:
         cells = facts[key]
         table.add_row(
             name,
@@ -155,14 +163,14 @@ def histogram_table(bins: Mapping[str, list[int]], width: int) -> Table:
         box=SIMPLE_HEAD, title="\nRecords by tokens", title_justify="left", title_style="bold"
     )
     table.show_edge = False
-    for name, style in (("up to", "dim"), ("prompt", ""), ("response", "")):
+    styles = dict(zip((name for name in bins if name != "up_to"), BAR_STYLES, strict=False))
+    for name, style in (("up to", "dim"), *((name, "") for name in styles)):
         table.add_column(name, style=style, no_wrap=True)
-    tallest = max([1, *bins["prompt"], *bins["response"]])
-    room = min(HISTOGRAM_WIDTH, (width - 16) // 2 - len(f" {tallest:,}"))
-    for up_to, prompt, response in zip(
-        bins["up_to"], bins["prompt"], bins["response"], strict=True
-    ):
-        bars = bar(prompt, tallest, room, "cyan"), bar(response, tallest, room, "green")
+    tallest = max([1, *(count for name in styles for count in bins[name])])
+    each = (width - 12) // len(styles) - 2 - len(f" {tallest:,}")
+    room = max(1, min(2 * HISTOGRAM_WIDTH // len(styles), each))
+    for row, up_to in enumerate(bins["up_to"]):
+        bars = (bar(bins[name][row], tallest, room, style) for name, style in styles.items())
         table.add_row(f"{up_to:,}", *bars)
     return table
 

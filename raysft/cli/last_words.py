@@ -56,7 +56,8 @@ def next_steps(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
     """
     run, steps = shlex.quote(str(run_dir)), []
     if (run_dir / rundir.MODEL).is_dir():
-        steps.append(f"raysft generate {run} {quoted(question(summary))}")
+        if summary.get("verb") != "reward":  # which scores answers and writes none
+            steps.append(f"raysft generate {run} {quoted(question(summary))}")
         if snapshot.checkpoints(run_dir):
             to = shlex.quote(f"{run_dir.resolve().name}-model")
             steps.append(f"raysft export {run} --to {to}")

@@ -118,7 +118,8 @@ def launch(verb: Verb, source: str, config: "Config", typed: Submission) -> None
             "scaling.workers to one number"
         )
     rows = verb.plan(config)
-    rows[1:1] = plan.inputs(config, reads_data=verb.inputs(config)[1])
+    read, reads_data = verb.inputs(config)
+    rows[1:1] = plan.inputs(read, reads_data=reads_data)
     address = os.environ.get("RAY_ADDRESS", "")
     if typed.address is None and address not in ("", "local"):
         rows.append(("cluster", f"{address}, which RAY_ADDRESS says; unset it to train here alone"))

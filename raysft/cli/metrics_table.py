@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from raysft.runs.events import Metrics
-from raysft.runs.metrics import COLUMNS, Metric, columns_for
+from raysft.runs.metrics import Metric, columns, columns_for
 
 STEP_WIDTH = 6
 
@@ -19,10 +19,11 @@ class MetricsTable:
     def lines(self, event: Metrics, width: int | None) -> Iterator[str]:
         """Of rich's markup: a row, and before it what it needs. width: None for all columns."""
         step_width = max(STEP_WIDTH, len(f"{self.total_steps:,}"))
-        shown = columns_for(width, step_width)
+        known = columns(event.values)
+        shown = columns_for(known, width, step_width)
         if shown != self.shown:
             self.shown = shown
-            out = [metric.heading for metric in COLUMNS if metric not in shown]
+            out = [metric.heading for metric in known if metric not in shown]
             if set(out) - self.left_out:
                 self.left_out |= set(out)
                 yield f"[dim]in metrics.jsonl, not shown: {', '.join(out)}[/]"

@@ -19,7 +19,15 @@ DEMO = "demo"  # data.path and model.tokenizer: the instruction set and tokenize
 DEMO_VOCABULARY = 492  # tokens of that tokenizer
 
 Format = Literal[
-    "auto", "messages", "sharegpt", "self_instruct", "alpaca", "prompt_completion", "text"
+    "auto",
+    "messages",
+    "sharegpt",
+    "self_instruct",
+    "alpaca",
+    "prompt_completion",
+    "text",
+    "preference",
+    "labelled",
 ]
 
 
@@ -63,8 +71,8 @@ class Fields(Section):
     """A text or a list of turns, in `prompt_completion`. When absent, `prompt`, or `question`,
     `query` or `input` in records without it."""
     completion: str | None = None
-    """The answer to the prompt, in `prompt_completion`. When absent, `completion`, or `answer`,
-    `response`, `output` or `answers` in records without it."""
+    """The answer to the prompt, in `prompt_completion` and `labelled`. When absent, `completion`,
+    or `answer`, `response`, `output` or `answers` in records without it."""
     messages: str | None = None
     """A list of turns with `role` and `content`, in `messages`, or that list as JSON in a text."""
     conversations: str | None = None
@@ -74,6 +82,17 @@ class Fields(Section):
     the records. They go to the template, or into the system turn where it has no form for them."""
     text: str | None = None
     """A whole document, in `text`."""
+    chosen: str | None = None
+    """The better answer, or the whole conversation with it, in `preference`."""
+    rejected: str | None = None
+    """The worse answer, or the whole conversation with it, in `preference`."""
+    margin: str | None = None
+    """By how much the chosen answer is better, in `preference`; optional in the records."""
+    score_chosen: str | None = None
+    """What a judge gave the chosen answer, in `preference`; optional in the records. With that of
+    the rejected one, a margin."""
+    score_rejected: str | None = None
+    """What a judge gave the rejected answer, in `preference`."""
 
 
 class Source(Section):
@@ -104,7 +123,8 @@ class Data(Section):
     such as `s3://bucket/set/*.jsonl`, a Hugging Face hub id, or `"demo"`, the built-in records. A
     list of these is a mixture."""
     format: Format = "auto"
-    """Format of the records. `"auto"` tells it from the fields of the first readable record."""
+    """Format of the records. `"auto"` tells it from the fields of the first readable record. The
+    last two are of preference pairs: two answers a record, or single ones with a `label`."""
     fields: Fields = Fields()
     """Names of the records' fields where they differ from those of the format."""
     template: Place = "auto"

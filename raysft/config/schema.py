@@ -8,6 +8,7 @@ from pydantic import model_validator
 
 from raysft.config.data import DEMO, Data
 from raysft.config.model import Model
+from raysft.config.preference import Dpo, Pairs, RewardModel
 from raysft.config.run import Checkpoint, Eval, Log, Run
 from raysft.config.scaling import Scaling
 from raysft.config.secrets import PASSWORD, SECRET_OPTION, strings
@@ -30,6 +31,9 @@ class Config(Section):
     checkpoint: Checkpoint = Checkpoint()
     eval: Eval = Eval()
     log: Log = Log()
+    reward_model: RewardModel = RewardModel()
+    dpo: Dpo = Dpo()
+    pairs: Pairs = Pairs()
     tune: Tune = Tune()
     bench: Bench = Bench()
 

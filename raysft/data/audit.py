@@ -12,6 +12,7 @@ from raysft.data.dataset import Prepared
 from raysft.data.folders import in_words
 from raysft.data.layout import WAYS_OUT
 from raysft.data.pack import bins_for
+from raysft.data.pair_audit import halves, pair_facts, pair_findings
 from raysft.data.sources import find_files, sources
 from raysft.data.template import Template
 from raysft.data.tokenize import cuts
@@ -34,15 +35,19 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
     """Plain numbers about all records of `data.path`, those held out among them.
 
     `prompt_tokens` and `response_tokens` (L_Q and L_A) are per record and before any cut, end
-    tokens among the response. `padding_share` is the part of all positions that would be padding
-    with every record padded to T, `packing_padding_share` with records packed into T.
-    `supervised_tokens` are those of answers, whatever prompts weigh; `prompt_loss_share` is the
-    prompts' part of all the weight in the loss.
+    tokens among the response; of pairs, the chosen one. `padding_share` is the part of all
+    positions that would be padding with every record padded to T, `packing_padding_share` with
+    records packed into T. `supervised_tokens` are those of answers, whatever prompts weigh;
+    `prompt_loss_share` is the prompts' part of all the weight in the loss.
     """
     records, counts = prepared.tokenised.records, prepared.tokenised.counts
     lengths = sorted({config.batch.seq_len, *LENGTHS})
+    pairs = counts.pairs
     answers = records["answers"]
-    prompts = records["full_length"] - answers
+    prompts = records["lead"] if pairs else records["full_length"] - answers
+    bars = {"prompt": prompts, "response": answers}
+    if pairs:
+        bars = {"prompt": prompts, "chosen": answers, "rejected": records["rejected_answer"]}
     parts = sources(config.data, config.data.path)
     by_source = np.bincount(records["source"], minlength=len(parts))
     tokens, supervised = int(records["length"].sum()), int(records["supervised"].sum())
@@ -66,7 +71,7 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "num_eval_records": len(prepared.heldout),
         "prompt_tokens": distribution(prompts),
         "response_tokens": distribution(answers),
-        "histogram": histogram({"prompt": prompts, "response": answers}),
+        "histogram": histogram(bars),
         "tokens": tokens,
         "supervised_tokens": supervised,
         "supervised_share": supervised / max(1, tokens),
@@ -79,13 +84,19 @@ def audit(config: Config, template: Template, prepared: Prepared) -> dict[str, A
         "heldout_in_train": heldout_in_train(prepared),
         "unread_fields": dict(counts.unread.most_common()),
         "files_left_out": files_left_out(parts),
-        "at": {str(length): at_length(records, length) for length in lengths},
+        "at": {
+            str(length): pair_at_length(records, length) if pairs else at_length(records, length)
+            for length in lengths
+        },
     }
     flags = (
         "space_before_answer", "special_in_text", "blank_prompt", "unanswered", "unwritten",
         "empty_answer",
     )  # fmt: skip
     facts |= {flag: int(records[flag].sum()) for flag in flags}
+    if pairs:
+        facts["rejected_tokens"] = distribution(records["rejected_answer"])
+        facts["pairs"] = pair_facts(records)
     facts["unwritten_characters"] = dict(counts.unwritten.most_common(20))
     facts["moving_date"] = len(records) if "strftime_now(" in template.source else 0
     if prepared.heldout_counts is not None:
@@ -138,6 +149,12 @@ def at_length(records: NDArray[Any], seq_len: int) -> dict[str, Any]:
         "padding_share": 1 - used / max(1, seq_len * len(records)),
         "packing_padding_share": 1 - used / max(1, seq_len * bins_for(counts, seq_len)),
     }
+
+
+def pair_at_length(records: NDArray[Any], seq_len: int) -> dict[str, Any]:
+    """As at_length: of pairs those that are cut, and the padding of their conversations."""
+    found, of_halves = at_length(records, seq_len), at_length(halves(records), seq_len)
+    return found | {name: of_halves[name] for name in found if name.endswith("padding_share")}
 
 
 def heldout_in_train(prepared: Prepared) -> int:
@@ -213,6 +230,8 @@ def findings(facts: Mapping[str, Any]) -> list[Finding]:
         ("unanswered", facts["unanswered"], "turns follow the last answer",
          "they train nothing and are left out: remove them, or add the answer"),
     ]  # fmt: skip
+    if "pairs" in facts:
+        table += pair_findings(facts["pairs"], facts["num_conversations"])
     return [*dropped, *heldout, *(Finding(*row) for row in table if row[1])]
 
 

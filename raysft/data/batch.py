@@ -12,6 +12,17 @@ from raysft.data.dataset import Indices, TokenDataset
 from raysft.data.pack import pack_for_ranks
 
 
+class Pairs(NamedTuple):
+    """Which tokens of a batch are of which half of its P pairs: halves 2i and 2i + 1 are the chosen
+    and the rejected conversation of pair i."""
+
+    half: Tensor  # int64 [n], of each supervised token
+    ends: Tensor  # int64 [2P], the last token of each half
+    numbers: Tensor  # int64 [P], of each pair in its set
+    margins: Tensor  # fp32 [P], by how much the chosen answer is better
+    reference: Tensor  # fp32 [P, 2], log-probability of both answers by the reference, or empty
+
+
 class Batch(NamedTuple):
     """One forward pass: B rows of T tokens. A pack is one row of whole records, end to end."""
 
@@ -21,6 +32,7 @@ class Batch(NamedTuple):
     in_answer: Tensor  # bool [m], which of `scored` are tokens of a trained answer
     weights: Tensor | None  # fp32 [n], of `supervised` in the loss; None where all are 1
     inputs: dict[str, Any]  # what else the model's forward takes
+    pairs: Pairs | None = None  # where the records are pairs
 
     def to(self, device: torch.device) -> "Batch":
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -34,7 +46,8 @@ class Batch(NamedTuple):
             return change(value) if isinstance(value, Tensor) else value
 
         inputs = {name: changed(value) for name, value in self.inputs.items()}
-        return Batch(*(changed(value) for value in self[:-1]), inputs)  # type: ignore[call-arg]
+        pairs = None if self.pairs is None else Pairs(*map(change, self.pairs))
+        return Batch(*map(changed, self[:-2]), inputs, pairs)  # type: ignore[call-arg]
 
 
 def make_batch(
@@ -65,11 +78,22 @@ def make_batch(
 FILLER = -1  # index of a record of one token: it predicts nothing and evens out the ranks
 
 
-def tokens_of(dataset: TokenDataset, index: int) -> tuple[Any, Any]:
-    """Token ids and loss mask of a record or filler."""
+class Part(NamedTuple):
+    """What attends to itself alone: a record, half of a pair, or a filler."""
+
+    input_ids: NDArray[np.int32]
+    loss_mask: NDArray[np.bool_]
+
+
+def parts_of(dataset: TokenDataset, index: int) -> list[Part]:
+    """One, or the two of a pair."""
     if index == FILLER:
-        return np.zeros(1, np.int32), np.zeros(1, np.bool_)
-    return dataset.tokens(index), dataset.mask(index)
+        return [Part(np.zeros(1, np.int32), np.zeros(1, np.bool_))]
+    ids, mask = dataset.tokens(index), dataset.mask(index)
+    if dataset.chosen is None:
+        return [Part(ids, mask)]
+    border = int(dataset.chosen[index])
+    return [Part(ids[:border], mask[:border]), Part(ids[border:], mask[border:])]
 
 
 def pack(dataset: TokenDataset, indices: Indices) -> Batch:
@@ -77,12 +101,12 @@ def pack(dataset: TokenDataset, indices: Indices) -> Batch:
 
     As `record_lengths` for raysft's attention, under transformers' names for flash attention.
     """
-    records = [tokens_of(dataset, index) for index in indices]
-    lengths = [len(ids) for ids, _ in records]
+    parts = [part for index in indices for part in parts_of(dataset, index)]
+    lengths = [len(part.input_ids) for part in parts]
     borders = np.cumsum([0, *lengths], dtype=np.int32)
     positions = np.concatenate([np.arange(length) for length in lengths])
-    ids = np.concatenate([ids for ids, _ in records]).astype(np.int64)
-    mask = np.concatenate([mask for _, mask in records])
+    ids = np.concatenate([part.input_ids for part in parts]).astype(np.int64)
+    mask = np.concatenate([part.loss_mask for part in parts])
     scored = positions > 0  # what precedes a record's first token is another record
     cu_seq_lens, longest = torch.from_numpy(borders), max(lengths)
     inputs = {
@@ -93,24 +117,49 @@ def pack(dataset: TokenDataset, indices: Indices) -> Batch:
         "max_length_q": longest,
         "max_length_k": longest,
     }
-    return make_batch(ids[None], scored[None], mask[None], inputs, dataset.prompt_weight)
+    batch = make_batch(ids[None], scored[None], mask[None], inputs, dataset.prompt_weight)
+    return with_pairs(batch, dataset, indices, borders[:-1].astype(np.int64), np.array(lengths))
 
 
 def pad(dataset: TokenDataset, indices: Indices) -> Batch:
-    """A row a record, padded on the right to the longest. Padding is told by lengths, not by id."""
-    records = [tokens_of(dataset, index) for index in indices]
-    lengths = np.array([len(ids) for ids, _ in records])
-    shape = (len(records), int(lengths.max()))
+    """A row a record or half of a pair, padded on the right to the longest. Padding is told by
+    lengths, not by id."""
+    parts = [part for index in indices for part in parts_of(dataset, index)]
+    lengths = np.array([len(part.input_ids) for part in parts])
+    shape = (len(parts), int(lengths.max()))
     input_ids = np.zeros(shape, dtype=np.int64)
     loss_mask = np.zeros(shape, dtype=np.bool_)
-    for row, (ids, mask) in enumerate(records):
+    for row, (ids, mask) in enumerate(parts):
         input_ids[row, : len(ids)] = ids
         loss_mask[row, : len(ids)] = mask
     attention_mask = np.arange(shape[1]) < lengths[:, None]
     scored = attention_mask.copy()
     scored[:, 0] = False
     inputs = {"attention_mask": torch.from_numpy(attention_mask)}
-    return make_batch(input_ids, scored, loss_mask, inputs, dataset.prompt_weight)
+    batch = make_batch(input_ids, scored, loss_mask, inputs, dataset.prompt_weight)
+    return with_pairs(batch, dataset, indices, np.arange(shape[0]) * shape[1], lengths)
+
+
+def with_pairs(
+    batch: Batch, dataset: TokenDataset, indices: Indices, begins: Indices, lengths: Indices
+) -> Batch:
+    """begins, lengths: of the parts, in the flattened rows. Fillers are no pair's."""
+    if dataset.chosen is None:
+        return batch
+    numbers = indices[indices != FILLER]
+    is_half = np.repeat(indices != FILLER, np.where(indices == FILLER, 1, 2))  # [parts]
+    half_of_part = np.cumsum(is_half) - 1
+    part_of_token = np.searchsorted(begins, batch.supervised.numpy(), side="right") - 1
+    reference = np.zeros((0, 2)) if dataset.reference is None else dataset.reference[numbers]
+    margins = np.zeros(0) if dataset.margins is None else dataset.margins[numbers]
+    found = Pairs(
+        half=torch.from_numpy(half_of_part[part_of_token]),
+        ends=torch.from_numpy((begins + lengths - 1)[is_half]),
+        numbers=torch.from_numpy(numbers),
+        margins=torch.from_numpy(margins.astype(np.float32)),
+        reference=torch.from_numpy(reference.astype(np.float32)),
+    )
+    return batch._replace(pairs=found)
 
 
 def packed_batches(

@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.data.pipeline import RECORD, Part
+from raysft.data.formats import PAIRS
+from raysft.data.pipeline import Part
+from raysft.data.rows import RECORD
 from raysft.errors import UserError
 
 MAX_BYTES = 20 << 30
-LAYOUT = 2  # of the files of an entry: raised when they change
+LAYOUT = 3  # of the files of an entry: raised when they change
 # The modules beside this one that make tokens of records: a change of one of them voids all
 # entries, because nobody can tell what it changes. `pipeline` and what it imports; a test holds it.
 TOKENISES = (
     *("borders", "containers", "demo", "encoding", "folders", "formats", "hub", "json_files"),
-    *("layout", "pipeline", "probe", "raw", "read", "render", "shapes", "sources", "tables"),
-    *("template", "tokenize", "turns"),
+    *("layout", "pairs", "pipeline", "probe", "raw", "read", "render", "rows", "shapes"),
+    *("sources", "tables", "template", "tokenize", "turns"),
 )
 FILES = {"input_ids": np.dtype(np.int32), "loss_mask": np.dtype(np.bool_), "records": RECORD}
 
@@ -49,6 +51,10 @@ class Counts:
     unread: Counter[str] = field(default_factory=Counter)  # field with text that is not read
     mapped: Counter[str] = field(default_factory=Counter)  # "source.known name" of data.fields
     files: tuple[str, ...] = ()  # as they were named when they were read
+
+    @property
+    def pairs(self) -> bool:
+        return any(name in PAIRS for name in self.formats)
 
     def add(self, part: Part) -> None:
         self.num_read += part.num_read

@@ -1,19 +1,20 @@
 """The training and held-out sets of a run, and the order in which records are seen."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysft.config.data import Data, Source
+from raysft.config.data import Source
 from raysft.config.schema import Config
 from raysft.data import cache
 from raysft.data.cache import Counts, TokenisedSet
-from raysft.data.detect import check_all, check_first, format_of, look
-from raysft.data.pipeline import Recipe, process_all
-from raysft.data.read import Chunk, read_chunks
+from raysft.data.detect import check_all
+from raysft.data.pairs import LEFT_OVER
+from raysft.data.pipeline import process_all
+from raysft.data.recipe import limited, make_recipe, mappings
 from raysft.data.sources import file_names, identity, sources, total_bytes
 from raysft.data.template import Template
 from raysft.errors import UserError
@@ -34,6 +35,10 @@ class TokenDataset:
     source: NDArray[np.uint16]  # [R], index in the mixture
     weights: tuple[float, ...] = (1.0,)  # of each source: how often an epoch sees a record
     prompt_weight: float = 0.0  # in the loss, of a token outside the answers; those have 1
+    # Of pairs, whose two conversations stand one after the other as one record.
+    chosen: NDArray[np.int64] | None = None  # [R], tokens of the first, which is the better one
+    margins: NDArray[np.float32] | None = None  # [R], by how much, as the records' scores say
+    reference: NDArray[np.float64] | None = None  # [R, 2], log P of both answers: see DPO
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -47,6 +52,13 @@ class TokenDataset:
     def loss_weight(self) -> NDArray[np.float64]:
         """Sum of the weights of the predictions [R]: what each adds to the loss's divisor."""
         return self.answers + self.prompt_weight * (self.lengths - 1 - self.answers)
+
+    @property
+    def parts(self) -> NDArray[np.int64]:
+        """[R, 1], or of pairs [R, 2]: the lengths of what attends to itself alone."""
+        if self.chosen is None:
+            return self.lengths[:, None]
+        return np.stack([self.chosen, self.lengths - self.chosen], axis=1)
 
     def tokens(self, index: int) -> NDArray[np.int32]:
         start = self.starts[index]
@@ -68,22 +80,29 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: Config, template: Template, start_ray: Callable[[], None] | None = None
+    config: Config,
+    template: Template,
+    start_ray: Callable[[], None] | None = None,
+    *,
+    pairs: bool | None = False,
 ) -> Prepared:
     """Read, tokenise and split what `config.data` names. `start_ray` is called for large data.
 
-    Raises UserError: unreadable data, a bad record where `on_bad_record` is "error", nothing or
-    too little left.
+    pairs: whether the records are to be preference pairs; None takes what they are.
+
+    Raises UserError: unreadable data, a bad record where `on_bad_record` is "error", records of
+    the other kind, nothing or too little left.
     """
     data, seed = config.data, config.run.seed
     limit = config.eval.max_records
-    tokenised = tokenised_set(config, data.path, template, start_ray)
+    tokenised = tokenised_set(config, data.path, template, start_ray, pairs=pairs)
     kept = np.arange(len(tokenised.records))
     if data.drop_duplicates:
         kept = np.sort(np.unique(tokenised.records["key"], return_index=True)[1])
     num_duplicates = len(tokenised.records) - len(kept)
     if data.eval_path is not None:
-        other = tokenised_set(config, data.eval_path, template, start_ray)
+        of_pairs = tokenised.counts.pairs
+        other = tokenised_set(config, data.eval_path, template, start_ray, pairs=of_pairs)
         chosen = np.arange(min(limit, len(other.records)))
     else:
         other = tokenised
@@ -107,24 +126,26 @@ def tokenised_set(
     path: str | tuple[str | Source, ...],
     template: Template,
     start_ray: Callable[[], None] | None = None,
+    *,
+    pairs: bool | None = False,
 ) -> TokenisedSet:
-    """From the cache, or read and tokenised into it."""
+    """From the cache, or read and tokenised into it. pairs: as in `prepare`."""
     data, seed = config.data, config.run.seed
     parts = sources(data, path)
     key = cache.key_for(
         [(identity(part, seed), part.format, part.fields) for part in parts],
         [tokenizer_identity(template.tokenizer), template.source, template.tools_source],
-        [config.batch.seq_len, data.truncate, data.train_on, data.max_records],
+        [config.batch.seq_len, data.truncate, data.train_on, data.max_records, pairs],
     )
     skip_bad = data.on_bad_record == "skip"
     names = tuple(name for part in parts for name in file_names(part))
     found = cache.load(key, names)
     if found is None:
-        recipe = make_recipe(config, parts, template)
+        recipe = make_recipe(config, parts, template, pairs=pairs)
         parallel = start_ray is not None and sum(map(total_bytes, parts)) > PARALLEL_BYTES
         if parallel and start_ray is not None:
             start_ray()
-        chunks = limited(parts, seed, data.max_records)
+        chunks = limited(parts, recipe, seed, data.max_records)
         done = process_all(chunks, recipe, parallel=parallel)
         found = cache.store(key, done, recipe.formats, names, skip_bad=skip_bad)
     if not skip_bad:
@@ -135,40 +156,6 @@ def tokenised_set(
 
 def tokenizer_identity(tokenizer: Any) -> str:
     return str(tokenizer.backend_tokenizer.to_str()) + repr(tokenizer.special_tokens_map)
-
-
-def mappings(parts: list[Source], data: Data) -> tuple[dict[str, str], ...]:
-    return tuple((part.fields or data.fields).model_dump(exclude_none=True) for part in parts)
-
-
-def make_recipe(config: Config, parts: list[Source], template: Template) -> Recipe:
-    data = config.data
-    fields = mappings(parts, data)
-    looks = [look(part, index, config.run.seed) for index, part in enumerate(parts)]
-    check_first(fields, looks)
-    formats = tuple(map(format_of, parts, fields, looks))
-    return Recipe(
-        template=template,
-        formats=formats,
-        fields=fields,
-        seq_len=config.batch.seq_len,
-        truncate=data.truncate,
-        last_turn_only=data.train_on == "last_turn",
-    )
-
-
-def limited(parts: list[Source], seed: int, max_records: int | None) -> Iterator[Chunk]:
-    """The chunks of all sources, of each at most `max_records`."""
-    for index, part in enumerate(parts):
-        left = max_records
-        for chunk in read_chunks(part, index, seed=seed):
-            if left is None:
-                yield chunk
-                continue
-            yield Chunk(chunk.source, chunk.place, chunk.numbers[:left], chunk.values[:left])
-            left -= len(chunk.values)
-            if left <= 0:
-                break
 
 
 def split(kept: Indices, fraction: float, limit: int, seed: int) -> tuple[Indices, Indices]:
@@ -199,20 +186,29 @@ def select(
         np.asarray(tokenised.records["source"][chosen]),
         weights,
         prompt_weight,
+        **of_pairs(tokenised, chosen),
     )
+
+
+def of_pairs(tokenised: TokenisedSet, chosen: Indices) -> dict[str, Any]:
+    if not tokenised.counts.pairs:
+        return {}
+    rows = tokenised.records[chosen]
+    return {
+        "chosen": rows["chosen"].astype(np.int64),
+        "margins": np.asarray(rows["margin"]),
+    }
 
 
 def compact(dataset: TokenDataset) -> TokenDataset:
     """The same records over arrays that hold nothing else."""
     spans = [np.arange(s, s + n) for s, n in zip(dataset.starts, dataset.lengths, strict=True)]
     places = np.concatenate([np.zeros(0, np.int64), *spans])
-    return TokenDataset(
-        np.asarray(dataset.input_ids[places]),
-        np.asarray(dataset.loss_mask[places]),
-        np.cumsum(dataset.lengths) - dataset.lengths,
-        dataset.lengths,
-        dataset.answers,
-        dataset.source,
+    return replace(
+        dataset,
+        input_ids=np.asarray(dataset.input_ids[places]),
+        loss_mask=np.asarray(dataset.loss_mask[places]),
+        starts=np.cumsum(dataset.lengths) - dataset.lengths,
     )
 
 
@@ -223,7 +219,7 @@ def check_enough(counts: Counts, num_records: int) -> None:
         raise UserError(
             f"no training record is left of {counts.num_read:,} read; dropped: {reasons or 'none'}"
         )
-    if dropped > counts.num_read / 2:
+    if dropped - counts.dropped[LEFT_OVER] > counts.num_read / 2:
         raise UserError(
             f"{dropped:,} of {counts.num_read:,} records were dropped ({reasons}): this is more "
             "than half, so the data or batch.seq_len is probably not what you meant"

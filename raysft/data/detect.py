@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from raysft.config.data import Source
 from raysft.config.near import did_you_mean
-from raysft.data.formats import detect_format, found_in, renamed
-from raysft.data.pipeline import raw_record
+from raysft.data.formats import PAIRS, detect_format, found_in, renamed
+from raysft.data.json_files import raw_record
 from raysft.data.read import read_chunks
 from raysft.data.shapes import names_in
 from raysft.data.turns import RecordError
@@ -17,6 +17,17 @@ from raysft.errors import UserError
 
 DETECT_RECORDS = 100  # looked at to detect a format
 ALIKE = 0.8  # two names that differ by a typing error, as difflib measures it
+PREFERENCE = (
+    "these are preference pairs (`chosen` and `rejected`), which `raysft reward` and `raysft dpo` "
+    "learn from; supervised fine-tuning takes one response a record. To train on the preferred "
+    "ones, write records with `chosen` as the response, or, where it is text, set "
+    'data.fields.completion = "chosen"'
+)
+SINGLES = (
+    "this record has one answer, and a pair has two: `chosen` and `rejected`. Name their fields "
+    "with data.fields.chosen and data.fields.rejected if they have other names; `raysft pairs` "
+    "makes pairs of a model's own answers"
+)
 
 Fields = Mapping[str, str]
 
@@ -45,21 +56,30 @@ def opened(chunk: Any) -> Iterator[tuple[str, Any]]:
             yield where, error
 
 
-def format_of(source: Source, fields: Fields, first: Look) -> str:
+def format_of(source: Source, fields: Fields, first: Look, *, pairs: bool | None = False) -> str:
     """The format named, or detected from the first record that can be read.
 
-    Raises UserError when none of the first records is of a known format.
+    pairs: whether it is to be one of preference pairs; None takes either. Raises UserError when
+    none of the first records is of a known format, or of that kind.
     """
-    if source.format not in (None, "auto"):
-        return str(source.format)
+    named = source.format not in (None, "auto")
     first_problem = ""
     for where, record in first.records[:DETECT_RECORDS]:
         try:
             if isinstance(record, RecordError):
                 raise record
-            return detect_format(renamed(record, fields))
+            known = renamed(record, fields)
+            name = str(source.format) if named else detect_format(known)
         except RecordError as error:
+            if named:
+                return str(source.format)
             first_problem = first_problem or f"{where}: {error}"
+            continue
+        if pairs and name == "prompt_completion" and "label" in known:
+            name = "labelled"
+        if pairs is not None and pairs != (name in PAIRS):
+            raise UserError(f"{where}: {SINGLES if pairs else PREFERENCE}")
+        return name
     raise UserError(first_problem)
 
 

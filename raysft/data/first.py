@@ -8,8 +8,9 @@ from typing import Any
 from raysft.config.data import DEMO, Fields, Source
 from raysft.config.schema import Config
 from raysft.data.detect import Look, check_first, format_of, look, names_of
-from raysft.data.formats import FORMATS, renamed, to_conversations
+from raysft.data.formats import FORMATS, PAIRS, renamed, to_conversations
 from raysft.data.hub import NoAnswer, require_on_hub
+from raysft.data.pairs import to_pair
 from raysft.data.shapes import READ, has_text
 from raysft.data.sources import find_files, sources
 from raysft.data.turns import NothingToLearn, RecordError
@@ -18,12 +19,13 @@ from raysft.errors import UserError
 RECORDS = 200  # of a source that are looked at
 
 
-def check_data(config: Config, *, elsewhere: bool = False) -> list[str]:
+def check_data(config: Config, *, elsewhere: bool = False, pairs: bool | None = False) -> list[str]:
     """`data.path` and `data.eval_path`, as far as they lie on this machine; warnings.
 
     elsewhere: the run is to start on a cluster, which has other files under absolute paths and its
-    own way to the hub. Raises UserError: no such file, no known format, fields that are not there,
-    a record that is wrong. The warnings are of a hub that does not answer.
+    own way to the hub. pairs: whether the records are to be preference pairs; None takes either.
+    Raises UserError: no such file, no known format or one of the other kind, fields that are not
+    there, a record that is wrong. The warnings are of a hub that does not answer.
     """
     data, warnings = config.data, []
     for key, paths in (("data.path", data.path), ("data.eval_path", data.eval_path)):
@@ -38,7 +40,7 @@ def check_data(config: Config, *, elsewhere: bool = False) -> list[str]:
                         here.append(part)
                 except NoAnswer as error:
                     warnings.append(str(error))
-            check_parts(config, here, are_all=len(here) == len(parts))
+            check_parts(config, here, are_all=len(here) == len(parts), pairs=pairs)
         except UserError as error:  # whose words are of `path`, for either
             raise UserError(str(error).replace("data.path:", f"{key}:", 1)) from None
     return warnings
@@ -55,8 +57,11 @@ def is_here(part: Source, key: str, *, elsewhere: bool) -> bool:
     return False
 
 
-def check_parts(config: Config, parts: list[Source], *, are_all: bool) -> None:
-    """are_all: no other part can have the fields that these lack. Raises UserError."""
+def check_parts(
+    config: Config, parts: list[Source], *, are_all: bool, pairs: bool | None = False
+) -> None:
+    """are_all: no other part can have the fields that these lack. pairs: as in `check_data`.
+    Raises UserError."""
     data = config.data
     looks = [look(part, index, config.run.seed) for index, part in enumerate(parts)]
     fields = [(part.fields or data.fields).model_dump(exclude_none=True) for part in parts]
@@ -66,7 +71,8 @@ def check_parts(config: Config, parts: list[Source], *, are_all: bool) -> None:
     whole, num_records = are_all, 0
     for part, its, first in zip(parts, fields, looks, strict=True):
         records = first.records[: min(RECORDS, data.max_records or RECORDS)]
-        dropped += check_records(config, format_of(part, its, first), its, first, records)
+        name = format_of(part, its, first, pairs=pairs)
+        dropped += check_records(config, name, its, first, records)
         whole = whole and first.whole and len(records) == len(first.records)
         num_records += len(records)
     if whole and num_records == dropped.total() > 0:
@@ -86,7 +92,10 @@ def check_records(
         try:
             if isinstance(record, RecordError):
                 raise record
-            to_conversations(renamed(record, fields), FORMATS[name])
+            if name == "preference":
+                to_pair(renamed(record, fields))
+            elif name not in PAIRS:  # of a labelled answer nobody can tell before all are read
+                to_conversations(renamed(record, fields), FORMATS[name])
         except NothingToLearn as error:
             dropped[error.reason] += 1
         except RecordError as error:

@@ -66,17 +66,22 @@ def with_system(record: Record, turns: Conversation) -> Conversation:
 
 def alpaca(record: Record) -> list[Conversation]:
     """`instruction`, an optional `input`, and `output` or `response`; `system` and `history`."""
-    earlier = system(record)
-    history = from_json(record.get("history"))
-    for pair in history or []:
+    question = with_choices(instruction_and_input(record, record), choices_of(record))
+    answer = answer_of(record, shapes.OUTPUT)
+    asked = [*system(record), *history(record), Message("user", question)]
+    return [[*asked, Message("assistant", answer)]]
+
+
+def history(record: Record) -> Conversation:
+    """The earlier turns of an Alpaca record. Raises RecordError."""
+    turns = []
+    for pair in from_json(record.get("history")) or []:
         if not (
             isinstance(pair, list) and len(pair) == 2 and all(isinstance(p, str) for p in pair)
         ):
             raise RecordError("field 'history' is not a list of [question, answer]")
-        earlier += [Message("user", pair[0]), Message("assistant", pair[1])]
-    question = with_choices(instruction_and_input(record, record), choices_of(record))
-    answer = answer_of(record, shapes.OUTPUT)
-    return [[*earlier, Message("user", question), Message("assistant", answer)]]
+        turns += [Message("user", pair[0]), Message("assistant", pair[1])]
+    return turns
 
 
 def instruction_and_input(record: Record, instance: Record) -> str:
@@ -196,19 +201,14 @@ TELLING_FIELDS = {
     "prompt_completion": {*PROMPT},
     "text": {"text"},
 }
-PREFERENCE = (
-    "these are preference pairs (`chosen` and `rejected`), which reward models and DPO learn from; "
-    "supervised fine-tuning takes one response a record. To train on the preferred ones, write "
-    "records with `chosen` as the response, or, where it is text, set "
-    'data.fields.completion = "chosen"'
-)
+PAIRS = ("preference", "labelled")  # formats of pairs: see pairs.py
 
 
 def detect_format(record: Record) -> str:
     """The name of the format whose prompt this record has. Raises RecordError when it has none."""
     there = {name for name, value in record.items() if value is not None}
-    if {"chosen", "rejected"} <= there:
-        raise RecordError(PREFERENCE)
+    if all(set(names) & there for names in (shapes.CHOSEN, shapes.REJECTED)):
+        return "preference"
     for name, fields in TELLING_FIELDS.items():
         if fields & there:
             return name

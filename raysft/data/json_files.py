@@ -4,7 +4,7 @@ import io
 import json
 import re
 from contextlib import suppress
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from raysft.data.containers import BLOCK, File
 from raysft.data.raw import (
@@ -15,8 +15,10 @@ from raysft.data.raw import (
     Numbered,
     is_utf8,
     lost,
+    not_utf8,
     not_utf8_text,
 )
+from raysft.data.turns import RecordError
 
 BETWEEN = re.compile(r"[\s,]*")  # what separates the elements of a list
 SPACE = re.compile(r"\s*")
@@ -158,3 +160,19 @@ def json_message(error: Exception, first_line: int | None = None) -> str:
     if isinstance(error, RecursionError):
         return "not valid JSON: nested too deeply"
     return f"not valid JSON: {error}"
+
+
+def raw_record(value: Any) -> Any:
+    """Raises RecordError."""
+    if isinstance(value, Bad):
+        raise RecordError(value.message)
+    return load_json(value.json) if isinstance(value, Line) else value
+
+
+def load_json(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError:
+        raise RecordError(not_utf8(line)) from None
+    except (ValueError, RecursionError) as error:
+        raise RecordError(json_message(error)) from None

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raysft.config.schema import Config
-from raysft.data.batch import Batch, packed_batches, padded_batches
+from raysft.data.batch import Batch, packed_batches, padded_batches, parts_of
 from raysft.data.dataset import Indices, TokenDataset, epoch_length, epoch_order, global_batch
 
 
@@ -22,6 +22,7 @@ class StepData(NamedTuple):
     supervised_tokens: int  # of the global batch: known to every rank without asking the others
     loss_weight: float  # of the global batch: the sum of the weights of these tokens in the loss
     pairs: int  # of the global batch: the sum of the squared lengths, which attention works on
+    records: int = 0  # of the global batch, a pair as one
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,12 @@ class RankData:
         size = batch.global_batch_size
         indices = global_batch(self._order, self._epoch_length, size, step)
         return StepData(
-            self._share(self.train, indices, batch.micro_batch_size),
+            self.share(self.train, indices),
             int(self.train.lengths[indices].sum()),
             int(self.train.supervised[indices].sum()),
             float(self.train.loss_weight[indices].sum()),
-            int((self.train.lengths[indices] ** 2).sum()),
+            int((self.train.parts[indices] ** 2).sum()),
+            len(indices),
         )
 
     def records(self, step: int) -> list[int]:
@@ -52,13 +54,13 @@ class RankData:
     @cached_property
     def eval_batches(self) -> list[Batch]:
         size = self.config.eval.micro_batch_size or self.config.batch.micro_batch_size
-        return self._share(self.heldout, np.arange(len(self.heldout)), size)
+        return self.share(self.heldout, np.arange(len(self.heldout)), size)
 
     @property
     def probe(self) -> Tensor:
         """Token ids of one record, int64 [T], to compare the exported model with the engine."""
         dataset = self.heldout if len(self.heldout) else self.train
-        return torch.from_numpy(dataset.tokens(0).astype(np.int64))
+        return torch.from_numpy(parts_of(dataset, 0)[0].input_ids.astype(np.int64))
 
     def steps(self, first: int, last: int, device: torch.device) -> Iterator[StepData]:
         """The steps from `first` up to `last`, each made while the one before it is computed.
@@ -85,7 +87,14 @@ class RankData:
                     upcoming = pool.submit(make, step + 1)
                 yield ready
 
-    def _share(self, dataset: TokenDataset, indices: Indices, size: int) -> list[Batch]:
+    def share(
+        self, dataset: TokenDataset, indices: Indices, size: int | None = None
+    ) -> list[Batch]:
+        """This rank's batches of some records, of which every rank has as many.
+
+        size: records of a padded one; default, batch.micro_batch_size.
+        """
+        size = size or self.config.batch.micro_batch_size
         place = {"rank": self.rank, "world_size": self.world_size}
         if self.config.batch.packing:
             capacity = self.config.batch.pack_tokens

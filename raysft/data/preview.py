@@ -6,13 +6,14 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from raysft.config.schema import Config
-from raysft.data.dataset import make_recipe
 from raysft.data.encoding import encode_texts
-from raysft.data.pipeline import Recipe, parse
-from raysft.data.read import Chunk, read_chunks
+from raysft.data.pipeline import parse
+from raysft.data.read import Chunk
+from raysft.data.recipe import chunks_of, make_recipe
+from raysft.data.rows import Recipe
 from raysft.data.sources import sources
 from raysft.data.template import Template
-from raysft.data.tokenize import encode, window
+from raysft.data.tokenize import encode, pair_windows, window
 from raysft.data.turns import NothingToLearn, RecordError
 
 SPELT_BYTE = re.compile("<0x([0-9A-F]{2})>")  # a token of SentencePiece
@@ -37,11 +38,11 @@ class View(NamedTuple):
 def previews(config: Config, template: Template, count: int) -> Iterator[View]:
     """The first `count` records of every source. Raises UserError when there are none."""
     parts = sources(config.data, config.data.path)
-    recipe = make_recipe(config, parts, template)
+    recipe = make_recipe(config, parts, template, pairs=None)
     for index, part in enumerate(parts):
         records = (
             (chunk, number, value)
-            for chunk in read_chunks(part, index, seed=config.run.seed)
+            for chunk in chunks_of(part, index, recipe, config.run.seed)
             for number, value in zip(chunk.numbers, chunk.values, strict=True)
         )
         for chunk, number, value in islice(records, count):
@@ -51,15 +52,19 @@ def previews(config: Config, template: Template, count: int) -> Iterator[View]:
 def view(chunk: Chunk, number: int, value: Any, recipe: Recipe) -> Iterator[View]:
     where, format_name = f"{chunk.place} {number}", recipe.formats[chunk.source]
     try:
-        parsed = parse(value, recipe, chunk.source)
+        drafts = parse(value, recipe, chunk.source)
     except (RecordError, NothingToLearn) as error:
         yield View(where, format_name, [], str(error))
         return
     tokenizer = recipe.template.tokenizer
     added = tokenizer.added_tokens_decoder.items()
     special = {id: token.content for id, token in added if token.special}
-    for example in encode(recipe.template, [segments for _, segments in parsed]):
-        kept = window(example, recipe.seq_len)
+    examples = list(encode(recipe.template, [draft.segments for draft in drafts]))
+    if recipe.pairs:
+        windows, names = pair_windows(examples, recipe.seq_len), [", chosen", ", rejected"]
+    else:
+        windows, names = [window(e, recipe.seq_len) for e in examples], [""] * len(examples)
+    for example, kept, name in zip(examples, windows, names, strict=True):
         tokens = [
             Token(
                 special.get(int(token)) or token_text(tokenizer, int(token)),
@@ -71,7 +76,7 @@ def view(chunk: Chunk, number: int, value: Any, recipe: Recipe) -> Iterator[View
                 zip(example.input_ids, example.loss_mask, strict=True)
             )
         ]
-        yield View(where, format_name, tokens)
+        yield View(where + name, format_name, tokens)
 
 
 def token_text(tokenizer: Any, token: int) -> str:

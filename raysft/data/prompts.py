@@ -9,7 +9,8 @@ from raysft.config.data import Source
 from raysft.data import shapes
 from raysft.data.containers import is_data
 from raysft.data.formats import FORMATS, detect_format
-from raysft.data.pipeline import check_encodable, raw_record
+from raysft.data.json_files import raw_record
+from raysft.data.pipeline import check_encodable
 from raysft.data.read import read_chunks
 from raysft.data.turns import Conversation, Message, Record, RecordError
 from raysft.errors import UserError

@@ -32,6 +32,13 @@ CONTEXT = ("context",)  # SQuAD
 CHOICES = ("choices", "options")
 COMPLETION = ("completion", "answer", "response", "output", "answers", "answerKey")
 TEXT = ("text",)
+CHOSEN, REJECTED = ("chosen",), ("rejected",)
+# What judges gave the two answers; UltraFeedback has the first, Argilla's sets the last.
+SCORES = (
+    ("score_chosen", "chosen_score", "chosen-rating"),
+    ("score_rejected", "rejected_score", "rejected-rating"),
+)
+MARGIN = ("margin",)
 
 # What each format reads, besides the choices of a question.
 READ: dict[str, tuple[Names, ...]] = {
@@ -41,6 +48,11 @@ READ: dict[str, tuple[Names, ...]] = {
     "alpaca": (INSTRUCTION, INPUT, OUTPUT, HISTORY, SYSTEM, TOOLS),
     "prompt_completion": (PROMPT, CONTEXT, COMPLETION, SYSTEM, TOOLS),
     "text": (TEXT,),
+    "preference": (
+        *(CONVERSATIONS, INSTRUCTION, INPUT, HISTORY, PROMPT, SYSTEM, TOOLS),
+        *(CHOSEN, REJECTED, *SCORES, MARGIN),
+    ),
+    "labelled": (PROMPT, CONTEXT, COMPLETION, SYSTEM, TOOLS, CHOSEN, REJECTED),
 }
 WITH_CHOICES = ("alpaca", "prompt_completion")
 

@@ -112,6 +112,14 @@ def window(example: Example, seq_len: int) -> Window:
     return Window(int(prompt_cut), end)
 
 
+def pair_windows(examples: Sequence[Example], seq_len: int) -> list[Window]:
+    """What to keep of two conversations that differ in their last turn alone: of both the same
+    prompt, which loses what the longer answer needs, and as much of the answers as has room."""
+    lengths = [len(example.input_ids) for example in examples]
+    begin = int(cuts(max(lengths), examples[0].answers[0][0], max(lengths), seq_len)[0])
+    return [Window(begin, min(length, begin + seq_len)) for length in lengths]
+
+
 def cuts(length: Any, lead: Any, first_end: Any, seq_len: int) -> tuple[Any, Any]:
     """Prompt and later tokens that do not fit; numbers, or arrays of them for many records.
 

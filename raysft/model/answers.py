@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from raysft.config.schema import Config
+from raysft.data.batch import parts_of
 from raysft.data.dataset import TokenDataset
 from raysft.data.template import Template
 from raysft.model.generate import BATCH_SIZE, answer, load
@@ -35,7 +36,7 @@ def questions(heldout: TokenDataset, count: int) -> list[Question]:
     """The first `count` held-out records that ask something."""
     result: list[Question] = []
     for index in range(len(heldout)):
-        ids, mask = heldout.tokens(index), heldout.mask(index)
+        ids, mask = parts_of(heldout, index)[0]  # of a pair, the chosen one
         begin = int(np.flatnonzero(~mask)[-1]) + 1 if not mask.all() else 0
         if begin and len(result) < count:
             result.append(Question(ids[:begin].tolist(), ids[begin:].tolist()))

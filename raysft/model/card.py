@@ -17,18 +17,20 @@ from raysft.runs.provenance import command_without_places, without_places
 FILE = "README.md"
 COMMIT_LENGTH = 40  # of a hub model's identity in run.json; that of a folder is a shorter digest
 HUB_TIMEOUT_S = 5
-SAMPLE = "What can you do?"
+SAMPLE, SAMPLE_ANSWER = "What can you do?", "I answer questions."
+TAGS = {"reward": "reward-model", "dpo": "dpo"}  # of verbs; of others, "sft"
 Facts = Mapping[str, Any]  # as in summary.json; what is not known is left out of the card
 
 
 def write_card(config: Config, folder: Path, facts: Facts, repo: str | None = None) -> None:
     """repo: its name on the hub, where it goes there."""
-    base = base_model(config, facts)
+    base, verb = base_model(config, facts), facts.get("verb", "train")
     license = config.run.license or declared_license("model", base)
     sections = (
-        front_matter(config, base, license),
-        f"# {(repo or config.run.name or folder.name).rpartition('/')[2]}\n\n{what_it_is(config)}",
-        f"## Use\n\n{usage(folder, repo)}",
+        front_matter(config, base, license, verb),
+        f"# {(repo or config.run.name or folder.name).rpartition('/')[2]}\n\n"
+        f"{what_it_is(config, verb)}",
+        f"## Use\n\n{usage(folder, repo, verb)}",
         f"## Data\n\n{data(config, facts)}",
         f"## Training\n\n{table(training(config, facts))}",
         f"## Results\n\n{table(results(facts))}",
@@ -42,7 +44,9 @@ def write_card(config: Config, folder: Path, facts: Facts, repo: str | None = No
 def facts_of(run_dir: Path, step: int | None = None) -> dict[str, Any]:
     """What a run left. With a step, as of the checkpoint after it, which need not be the last."""
     spec = rundir.read_json(run_dir / rundir.RUN)
-    facts: dict[str, Any] = {key: spec[key] for key in ("stamp", "identities") if key in spec}
+    facts: dict[str, Any] = {
+        key: spec[key] for key in ("verb", "stamp", "identities") if key in spec
+    }
     if (run_dir / rundir.SUMMARY).exists():
         summary = rundir.read_json(run_dir / rundir.SUMMARY)
         if summary.get("status") == "done" and step in (None, summary.get("steps")):
@@ -105,17 +109,18 @@ def declared_license(kind: str, path: str | None) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def front_matter(config: Config, base: str | None, license: str | None) -> str:
+def front_matter(config: Config, base: str | None, license: str | None, verb: str) -> str:
     from huggingface_hub import ModelCardData
 
+    task = "text-classification" if verb == "reward" else "text-generation"
     datasets = [part.path for part in sources(config.data, config.data.path)]
     known = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=task,
         base_model=base if base and is_hub_model(base) else None,
         license=license,
         datasets=[path for path in datasets if is_hub_dataset(path)] or None,
-        tags=["raysft", "sft", "text-generation"],
+        tags=["raysft", TAGS.get(verb, "sft"), task],
     )
     return f"---\n{known.to_yaml()}\n---"
 
@@ -136,7 +141,19 @@ def trained_on(config: Config) -> str:
     return "all tokens" if weight else "response tokens only"
 
 
-def what_it_is(config: Config) -> str:
+def learnt_from(config: Config, verb: str) -> str:
+    """On what, and what was minimised."""
+    pairs, dpo = "on pairs of a better and a worse answer", config.dpo
+    if verb == "reward":
+        return f"{pairs} to give an answer a number, its reward, by the loss of Bradley and Terry"
+    if verb == "dpo":
+        name = "IPO" if dpo.loss == "ipo" else "direct preference optimisation (DPO)"
+        nll = f" and the better answer's negative log-likelihood a token times {dpo.nll_weight:g}"
+        return f"{pairs} by {name} with beta {dpo.beta:g}{nll if dpo.nll_weight else ''}"
+    return f"on instructions and their answers, with the loss on {trained_on(config)}"
+
+
+def what_it_is(config: Config, verb: str) -> str:
     path = config.model.path
     if config.model.init == "scratch":
         start = "A GPT-2" if config.model.shape else f"A model like {name_of(path)}"
@@ -144,13 +161,16 @@ def what_it_is(config: Config) -> str:
     else:
         start = f"{path if path and is_hub_model(path) else name_of(path)}, fine-tuned"
     return (
-        f"{start} on instructions and their answers, with the loss on {trained_on(config)}. "
+        f"{start} {learnt_from(config, verb)}. "
         "It was not tested for anything beyond the figures below."
     )
 
 
-def usage(folder: Path, repo: str | None) -> str:
+def usage(folder: Path, repo: str | None, verb: str) -> str:
     """How a prompt is written, and code that runs as it is: in the folder, or with the name."""
+    name = f'"{repo}"' if repo else '"."  # this folder'
+    if verb == "reward":
+        return scoring(name)
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
@@ -158,7 +178,6 @@ def usage(folder: Path, repo: str | None) -> str:
     positions = described.get("max_position_embeddings") or described.get("n_positions") or 512
     room = positions - len(tokenizer(prompt_for(tokenizer, SAMPLE))["input_ids"])
     written = as_written(prompt_for(tokenizer, "{instruction}"))
-    name = f'"{repo}"' if repo else '"."  # this folder'
     return f"""```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -176,6 +195,31 @@ print(tokenizer.decode(answer, skip_special_tokens=True))
 
 The chat template that the tokenizer carries is the one of training.{written}
 `raysft generate` and `raysft chat` use it too."""
+
+
+def scoring(name: str) -> str:
+    """The same of a reward model. What a template writes after the token that ends the answer was
+    not read in training."""
+    return f"""```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+name = {name}
+tokenizer = AutoTokenizer.from_pretrained(name)
+model = AutoModelForSequenceClassification.from_pretrained(name)
+messages = [
+    {{"role": "user", "content": "{SAMPLE}"}},
+    {{"role": "assistant", "content": "{SAMPLE_ANSWER}"}},
+]
+text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()
+inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+with torch.no_grad():
+    print(model(**inputs).logits[0, 0].item())
+```
+
+The number is the reward of the whole conversation, read at its last token, the one that ends the
+answer: differences between answers to one prompt tell something, the number alone does not. Pad on
+the right, with the tokenizer's pad token, which is none of the text's."""
 
 
 def prompt_for(tokenizer: Any, question: str) -> str:
@@ -225,7 +269,8 @@ def training(config: Config, facts: Facts) -> Iterator[tuple[str, Any]]:
     yield "epochs", None if config.run.max_steps else config.run.epochs
     yield "template", name_of(template)
     yield "sequence length", f"{batch.seq_len:,} tokens{', packed' if batch.packing else ''}"
-    yield "global batch", f"{batch.global_batch_size:,} records"
+    records = "pairs" if facts.get("verb") in ("reward", "dpo") else "records"
+    yield "global batch", f"{batch.global_batch_size:,} {records}"
     yield "optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"
     yield "learning rate", f"{optim.lr:g}, by a cosine to {optim.lr * schedule.min_lr_ratio:g}"
     yield "warmup", warmup
@@ -237,10 +282,14 @@ def training(config: Config, facts: Facts) -> Iterator[tuple[str, Any]]:
 
 
 def results(facts: Facts) -> Iterator[tuple[str, Any]]:
+    unit = "a pair" if facts.get("verb") in ("reward", "dpo") else "nats a token"
     for key, words in (("train_loss", "training loss"), ("eval_loss", "held-out loss")):
         first, last = (facts.get(f"{key}_{which}") for which in ("first", "last"))
         both = None not in (first, last)
-        yield f"{words}, nats a token", f"{first:.4f} to {last:.4f}" if both else None
+        yield f"{words}, {unit}", f"{first:.4f} to {last:.4f}" if both else None
+    right = [facts.get(f"measures_{end}", {}).get("eval_accuracy") for end in ("first", "last")]
+    if None not in right:
+        yield "held-out pairs told apart", f"{right[0]:.1%} to {right[1]:.1%}"
     if facts.get("exact_match") is not None:
         records = facts["exact_match_records"]
         yield "held-out answers equal to theirs", f"{facts['exact_match']:.1%} of {records:,}"

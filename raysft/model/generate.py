@@ -226,12 +226,14 @@ def load_as_saved(path: str) -> tuple[Any, Template]:
     from transformers.utils import logging
 
     from raysft.model.load import load_from_hub_or_folder, load_weights
+    from raysft.model.scalar import require_causal
     from raysft.model.text_part import text_part
 
     logging.disable_progress_bar()
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     template = install_template(tokenizer, "auto")
     hf_config = text_part(load_from_hub_or_folder(AutoConfig, path, "model"), path)
+    require_causal(hf_config, path)
     model = load_weights(path, hf_config, {})
     if torch.cuda.is_available():
         model = model.to("cuda")

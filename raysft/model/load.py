@@ -1,5 +1,6 @@
 """Model and tokenizer from hub, folder or scratch, correct under ZeRO-3."""
 
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from pickle import UnpicklingError
@@ -17,6 +18,7 @@ from raysft.model.cpu_bf16 import widen_linears
 from raysft.model.dropout import set_dropout, set_module_dropout
 from raysft.model.files import require_embeddings, require_place, require_positions
 from raysft.model.initialise import initialise
+from raysft.model.scalar import HEAD, add_pad_token, make_scalar, prepare_scalar, require_causal
 from raysft.model.text_part import KEY_MAPPING, text_part, use_own_names
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -40,10 +42,16 @@ def load_tokenizer(config: Config) -> Any:
     return load_from_hub_or_folder(AutoTokenizer, config.model.tokenizer_path, "model.tokenizer")
 
 
-def load_template(config: Config) -> Template:
-    """The tokenizer with its chat template. Raises UserError when they do not load or fit."""
+def load_template(config: Config, *, pads: bool = False) -> Template:
+    """The tokenizer with its chat template, and with a padding token of its own where it `pads`.
+
+    Raises UserError when they do not load or fit.
+    """
     day = date.fromisoformat(config.data.date) if config.data.date else None
-    return install_template(load_tokenizer(config), config.data.template, day)
+    tokenizer = load_tokenizer(config)
+    added = add_pad_token(tokenizer) if pads else 0
+    template = install_template(tokenizer, config.data.template, day)
+    return replace(template, num_added=template.num_added + added)
 
 
 def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) -> Any:
@@ -79,8 +87,8 @@ def load_from_hub_or_folder(loader: Any, path: str, key: str, **options: Any) ->
         raise UserError(f"{key}: {path} does not load: {words}") from error
 
 
-def load_model_config(config: Config, template: Template) -> Any:
-    """The Hugging Face config of the model to train.
+def load_model_config(config: Config, template: Template, *, scalar: bool = False) -> Any:
+    """The Hugging Face config of the model to train; with a head of one number where it is scalar.
 
     Raises UserError: not loadable, no causal language model, fewer positions than `batch.seq_len`,
     or fewer embeddings than the tokenizer has tokens.
@@ -103,12 +111,21 @@ def load_model_config(config: Config, template: Template) -> Any:
     stop_ids = template.stop_ids
     hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
     set_dropout(hf_config, model.dropout)
+    if scalar:
+        make_scalar(hf_config, tokenizer)
+    else:
+        require_causal(hf_config, str(model.path))
     hf_config.architectures = None  # save_pretrained fills in the class that was trained
     return hf_config
 
 
 def load_model(
-    config: Config, hf_config: Any, deepspeed_config: dict[str, Any], num_tokens: int
+    config: Config,
+    hf_config: Any,
+    deepspeed_config: dict[str, Any],
+    num_tokens: int,
+    *,
+    scalar: bool = False,
 ) -> Any:
     """The model, for ZeRO-3 straight into partitions: no rank ever holds all of it.
 
@@ -116,10 +133,13 @@ def load_model(
     would either load everything on every rank or initialise empty partitions.
 
     `num_tokens`: the tokenizer's, which a template may have given tokens that the model lacks.
+    scalar: with a head of one number in place of the vocabulary.
     """
-    from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
 
+    pad_token_id = hf_config.pad_token_id
+    if scalar:  # embeddings are made with it, before the token that was added has its row
+        hf_config.pad_token_id = None
     partitioned = config.engine.stage == 3
     alive = HfDeepSpeedConfig(deepspeed_config) if partitioned else None
     torch.manual_seed(config.run.seed)
@@ -128,17 +148,24 @@ def load_model(
         "dtype": DTYPES[config.engine.precision],
     }
     if config.model.init == "scratch":
-        model = AutoModelForCausalLM.from_config(hf_config, **options)
+        model = auto_class(scalar).from_config(hf_config, **options)
         initialise(model, config.run.seed)
+        lacks_head = True
     else:
-        model = load_weights(str(config.model.path), hf_config, options)
+        model, lacks_head = load_with_head(
+            str(config.model.path), hf_config, options, scalar=scalar
+        )
     if num_tokens > model.config.vocab_size:
         model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    if scalar:
+        model.config.pad_token_id = hf_config.pad_token_id = pad_token_id
+        prepare_scalar(model, config.run.seed, draws_head=lacks_head)
     del alive
     set_module_dropout(model, config.model.dropout)
     fuse_gelu(model)
     widen_linears(model)
-    model.generation_config.eos_token_id = hf_config.eos_token_id
+    if model.can_generate():
+        model.generation_config.eos_token_id = hf_config.eos_token_id
     if config.model.recomputes:
         # Re-entrant, because ZeRO-3 frees parameters between forward and recomputation, which the
         # other kind takes for a change of the recomputed tensors.
@@ -146,22 +173,38 @@ def load_model(
     return model.train()
 
 
+def auto_class(scalar: bool) -> Any:
+    """What transformers makes such a model with."""
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    return AutoModelForSequenceClassification if scalar else AutoModelForCausalLM
+
+
 def load_weights(path: str, hf_config: Any, options: dict[str, Any]) -> Any:
     """Raises UserError where the files lack a weight, which would be a random one."""
-    from transformers import AutoModelForCausalLM
+    return load_with_head(path, hf_config, options, scalar=False)[0]
 
+
+def load_with_head(
+    path: str, hf_config: Any, options: dict[str, Any], *, scalar: bool
+) -> tuple[Any, bool]:
+    """The model, and whether a scalar one lacks the weights of its head, as a causal one does.
+
+    Raises UserError where the files lack another weight, which would be a random one.
+    """
     model, found = load_from_hub_or_folder(
-        AutoModelForCausalLM, path, "model.path",
+        auto_class(scalar), path, "model.path",
         config=hf_config, key_mapping=KEY_MAPPING, output_loading_info=True, **options,
     )  # fmt: skip
-    if missing := sorted(found["missing_keys"]):
+    of_head = {name for name in found["missing_keys"] if scalar and name.startswith(f"{HEAD}.")}
+    if missing := sorted(found["missing_keys"] - of_head):
         raise UserError(
             f"model.path: {path} lacks {len(missing)} weights of {type(model).__name__}, such as "
             f"{missing[0]}: it would begin with random ones. Take a folder that holds them, or a "
             'model.init = "scratch"'
         )
     use_own_names(model)
-    return model
+    return model, bool(of_head)
 
 
 def attention_for(config: Config, hf_config: Any) -> str:

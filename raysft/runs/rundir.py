@@ -13,11 +13,19 @@ SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
+REFERENCE = "reference.npz"  # of DPO: log-probabilities by the model it starts from
+PAIRS = "pairs.jsonl"  # of raysft pairs
 RESULTS = "results.json"  # of a benchmark or a search
 REPORT = "report.md"
 BEST = "best.toml"  # of a search
 CHECKPOINTS = "checkpoints"
-STARTED = (METRICS, CHECKPOINTS, MODEL, RESULTS)  # a folder with one of these has been trained in
+STARTED = (
+    METRICS,
+    CHECKPOINTS,
+    MODEL,
+    RESULTS,
+    PAIRS,
+)  # a folder with one of these has been trained in
 
 # Of a run that ended too early, to whoever starts it again or resumes it: the same words.
 NOTHING_LEFT = "has nothing to go on from: remove it, or choose another --name"

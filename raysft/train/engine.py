@@ -30,12 +30,15 @@ ROUTER_LOSS = (
 )
 
 
-def start_engine(config: Config, hf_config: Any, num_tokens: int, emit: Emit) -> Any:
-    """Model and DeepSpeed engine on this worker's device. num_tokens: the tokenizer's."""
+def start_engine(
+    config: Config, hf_config: Any, num_tokens: int, emit: Emit, *, scalar: bool = False
+) -> Any:
+    """Model and DeepSpeed engine on this worker's device. num_tokens: the tokenizer's. scalar: the
+    model gives rewards."""
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     products = start_deepspeed(config)
     held = {"process": held_memory_gib(ray.train.torch.get_device())}
-    model = load_model(config, hf_config, deepspeed_config(config), num_tokens)
+    model = load_model(config, hf_config, deepspeed_config(config), num_tokens, scalar=scalar)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
     held["model states"] = held_memory_gib(engine.device) - held["process"]

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 
 from raysft.errors import RunError
+from raysft.model.load import auto_class
+from raysft.model.scalar import is_scalar
 from raysft.train.checkpoint.export import set_modes
 from raysft.train.checkpoint.integrity import PROBE_TOKENS
 
@@ -21,15 +23,13 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
 
     Every rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
     ids, int64 [T]) are compared with the engine's: returns the largest difference, None elsewhere.
+    Of a reward model, the rewards of its beginnings, which transformers gets in one padded batch.
     Raises RunError when parameters are missing, or the difference is more than rounding explains:
     then what was trained is not what the folder computes.
     """
     weights = gather_weights(engine)
-    engine.eval()
-    with torch.no_grad():
-        probe = probe[:PROBE_TOKENS].unsqueeze(0).to(engine.device)
-        logits = engine(input_ids=probe, use_cache=False).logits.float()
-    engine.train()
+    probe = probe[:PROBE_TOKENS].to(engine.device)
+    logits = engine_outputs(engine, probe)
     if weights is None:
         return None
     partial = folder.with_name(folder.name + ".partial")
@@ -39,7 +39,7 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     expected = sum(weights[name].numel() for name in parameters)
     engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
     tokenizer.save_pretrained(partial)
-    again = logits_of(partial, probe, dtype, expected).to(logits.device)
+    again = folder_outputs(partial, probe, dtype, expected, is_scalar(engine)).to(logits.device)
     require_equal(again, logits, dtype, partial)
     set_modes(partial)
     shutil.rmtree(folder, ignore_errors=True)
@@ -71,18 +71,43 @@ def has_room(device: torch.device, needed_bytes: int) -> bool:
     return torch.cuda.mem_get_info(device)[0] > needed_bytes
 
 
-def logits_of(folder: Path, probe: torch.Tensor, dtype: torch.dtype, expected: int) -> torch.Tensor:
-    """Of the model in a folder, fp32 [1, T, V]. Raises RunError when parameters are missing."""
-    from transformers import AutoModelForCausalLM
+@torch.no_grad()
+def engine_outputs(engine: Any, probe: torch.Tensor) -> torch.Tensor:
+    """Logits fp32 [1, T, V] of the tokens, or rewards [B, 1] of their B beginnings."""
+    engine.eval()
+    if is_scalar(engine):
+        ends = torch.tensor(beginnings(probe), device=probe.device) - 1
+        output = engine(input_ids=probe[None], tokens=ends)[:, None]
+    else:
+        output = engine(input_ids=probe[None], use_cache=False).logits.float()
+    engine.train()
+    result: torch.Tensor = output
+    return result
 
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+def beginnings(probe: torch.Tensor) -> list[int]:
+    """Lengths, the longest last."""
+    return sorted({max(1, len(probe) * quarter // 4) for quarter in (1, 2, 3, 4)})
+
+
+def folder_outputs(
+    folder: Path, probe: torch.Tensor, dtype: torch.dtype, expected: int, scalar: bool
+) -> torch.Tensor:
+    """As `engine_outputs`, by transformers. Raises RunError when parameters are missing."""
+    model = auto_class(scalar).from_pretrained(folder, dtype=dtype).eval()
     found = sum(parameter.numel() for parameter in model.parameters())
     if found < expected:
         raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")
     if has_room(probe.device, 2 * expected * dtype.itemsize):
         model.to(probe.device)
+    ids, options = probe[None], {}
+    if scalar:
+        lengths = torch.tensor(beginnings(probe), device=probe.device)[:, None]
+        mask = torch.arange(len(probe), device=probe.device) < lengths
+        ids = torch.where(mask, ids, model.config.pad_token_id)
+        options = {"attention_mask": mask.long().to(model.device)}
     with torch.no_grad():
-        output = model(input_ids=probe.to(model.device), use_cache=False)
+        output = model(input_ids=ids.to(model.device), use_cache=False, **options)
     logits: torch.Tensor = output.logits.float()
     return logits
 
@@ -94,7 +119,7 @@ def require_equal(
     gap = float((found - wanted).norm() / wanted.norm())
     if not gap <= ROUNDING[dtype]:
         raise RunError(
-            "the exported model does not compute what was trained: its logits on a record differ "
+            "the exported model does not compute what was trained: its outputs on a record differ "
             f"by {gap:.0%} of their size, where rounding explains {ROUNDING[dtype]:.1%}. Do not "
             f"use {folder}; the checkpoints of the run are kept. raysft trains this kind of model "
             "wrongly as it is set up: try batch.packing = false"

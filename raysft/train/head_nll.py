@@ -42,11 +42,8 @@ class HeadNLL(torch.autograd.Function):
         token_weights: Tensor | None = None,
     ) -> Tensor:
         nll = torch.zeros((), device=hidden.device)
-        blocks = list(token_blocks(hidden, weight))
-        summed = SUMMED_IN[hidden.device.type] if len(blocks) > 1 else weight.dtype
-        grads = [torch.zeros_like(hidden), torch.zeros_like(weight, dtype=summed)]
-        grads += [] if bias is None else [torch.zeros_like(bias)]
-        for some in blocks:
+        grads = no_gradients(hidden, weight, bias)
+        for some in token_blocks(hidden, weight):
             target = targets[some, None]
             logits = head_logits(hidden[some], weight, bias)
             logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
@@ -70,6 +67,47 @@ class HeadNLL(torch.autograd.Function):
         rest = grad / ctx.gradient_scale
         grad_hidden, grad_weight, *grad_bias = (g.mul_(rest) for g in ctx.saved_tensors)
         return grad_hidden, grad_weight, grad_bias[0] if grad_bias else None, None, None, None
+
+
+class HeadLogProbability(torch.autograd.Function):
+    """log P of each target, fp32 [n], as HeadNLL sums it up.
+
+    What a loss makes of them is not known in the forward pass, so the backward computes the logits
+    once more, again a block of tokens at a time: d log P / d logits = one_hot(target) - softmax.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
+    ) -> Tensor:
+        result = torch.empty_like(targets, dtype=torch.float32)
+        for some in token_blocks(hidden, weight):
+            logs = log_probabilities(hidden[some], weight, bias)
+            result[some] = logs.gather(1, targets[some, None])[:, 0]
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets = ctx.saved_tensors
+        grads = no_gradients(hidden, weight, bias)
+        for some in token_blocks(hidden, weight):
+            target = targets[some, None]
+            logits = head_logits(hidden[some], weight, bias)
+            logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
+            of_target = logs.gather(1, target)
+            grad_logits = gradient(logs, target, of_target, -grad[some, None], out=logits)
+            add_gradients(grad_logits, some, hidden, weight, *grads)
+        grad_hidden, grad_weight, *grad_bias = grads
+        return grad_hidden, grad_weight.to(weight.dtype), grad_bias[0] if grad_bias else None, None
+
+
+def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
+    """Zeros to which `add_gradients` adds those of all blocks."""
+    several = len(list(token_blocks(hidden, weight))) > 1
+    summed = SUMMED_IN[hidden.device.type] if several else weight.dtype
+    grads = [torch.zeros_like(hidden), torch.zeros_like(weight, dtype=summed)]
+    return grads if bias is None else [*grads, torch.zeros_like(bias)]
 
 
 def gradient(

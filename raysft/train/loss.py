@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from raysft.data.batch import Batch
 from raysft.errors import UserError
-from raysft.train.head_nll import HeadNLL, log_probabilities, token_blocks
+from raysft.train.head_nll import HeadLogProbability, HeadNLL
 
 # hidden [n, d], weight [V, d], bias [V] to what the head gives in place of logits.
 Head = Callable[[Tensor, Tensor, Tensor | None], Tensor]
@@ -45,25 +45,29 @@ def supervised_nll(model: Any, batch: Batch, gradient_scale: float = 1.0) -> Ten
     return forward_at(model, batch, batch.supervised, nll)
 
 
-def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
-    """-log P of n tokens, in nats, fp32 [n]. tokens: int64 [n], places in the flattened rows.
+def token_log_probability(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
+    """log P(x_t given x_<t) of n tokens, in nats, fp32 [n], with a gradient where one is asked for.
 
-    To evaluate: with a plain head there is no gradient.
+    tokens: int64 [n], places in the flattened rows. Its logits too are there for a block of tokens
+    at a time, in the forward and in the backward pass.
     """
     targets = batch.input_ids.flatten().index_select(0, tokens)
     if not has_plain_head(model):
         logits = forward_at(model, batch, tokens, None)
-        return F.cross_entropy(logits[0].float(), targets, reduction="none")
+        return -F.cross_entropy(logits[0].float(), targets, reduction="none")
 
-    @torch.no_grad()
-    def nll(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        result = torch.empty_like(targets, dtype=torch.float32)
-        for some in token_blocks(hidden, weight):
-            logs = log_probabilities(hidden[some], weight, bias)
-            result[some] = -logs.gather(1, targets[some, None])[:, 0]
+    def logs(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        result: Tensor = HeadLogProbability.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, targets
+        )
         return result
 
-    return forward_at(model, batch, tokens, nll)
+    return forward_at(model, batch, tokens, logs)
+
+
+def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
+    """-log P of n tokens, in nats, fp32 [n]; see `token_log_probability`."""
+    return -token_log_probability(model, batch, tokens)
 
 
 def forward_at(model: Any, batch: Batch, tokens: Tensor, compute: Head | None) -> Tensor:

@@ -35,6 +35,9 @@ class Progress:
     eval_loss_first: float | None = None
     eval_loss_last: float | None = None
     eval_instruction_loss_last: float | None = None
+    # What else the objective reports of the held-out records, before the first step and now.
+    measures_first: dict[str, float | None] = field(default_factory=dict)
+    measures_last: dict[str, float | None] = field(default_factory=dict)
     recent_norms: list[float] = field(default_factory=list)  # kept by spikes.remember()
 
     def advance(self, data: StepData, result: StepResult) -> None:
@@ -54,8 +57,10 @@ class Progress:
         """found: what the objective's `evaluate` returns."""
         self.eval_loss_last = loss = found["eval_loss"]
         self.eval_instruction_loss_last = found.get("eval_instruction_loss")
+        named = ("eval_loss", "eval_instruction_loss")
+        self.measures_last = {key: value for key, value in found.items() if key not in named}
         if self.step == 0:
-            self.eval_loss_first = loss
+            self.eval_loss_first, self.measures_first = loss, self.measures_last
 
     def totals(self) -> dict[str, Any]:
         """All but the window of norms, which is of use to a resumed run only."""
@@ -69,6 +74,7 @@ class Window:
     results: list[StepResult] = field(default_factory=list)
     counts: list[float] = field(default_factory=list)  # what each loss is divided by
     laps: list[Lap] = field(default_factory=list)
+    measures: tuple[str, ...] = ()  # of the objective
 
     def add(self, count: float, result: StepResult, lap: Lap) -> None:
         self.results.append(result)
@@ -96,6 +102,7 @@ class Window:
         clipped = sum(0 < max_grad_norm < n for n, ok in zip(norms, applied, strict=True) if ok)
         return {
             "loss": loss,
+            **self.means(),
             "grad_norm": norms[-1] if math.isfinite(norms[-1]) else None,  # fp16 overflowed
             "clipped_steps": clipped,
             "skipped_steps": len(applied) - sum(applied) - spikes,  # by fp16
@@ -105,3 +112,12 @@ class Window:
             "peak_memory_gib": memory[0].item(),
             **({"reserved_memory_gib": memory[1].item()} if device.type == "cuda" else {}),
         }
+
+    def means(self) -> dict[str, float]:
+        """Of the measures, over all ranks; every rank must call it."""
+        if not self.measures:
+            return {}
+        sums = torch.stack([r.measures for r in self.results if r.measures is not None])
+        total = sums.double().sum(0)
+        dist.all_reduce(total)
+        return dict(zip(self.measures, (total / sum(self.counts)).tolist(), strict=True))

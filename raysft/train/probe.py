@@ -16,10 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from raysft.config.schema import Config
-from raysft.data.batch import pack, pad
+from raysft.data.batch import Batch, pack, pad
 from raysft.data.dataset import TokenDataset
 from raysft.errors import UserError
 from raysft.model.attention import PACKED, told_windows
+from raysft.model.scalar import is_scalar
 from raysft.runs import events
 from raysft.runs.events import Emit
 from raysft.train.loss import inner, supervised_nll, token_nll
@@ -58,11 +59,13 @@ class Gap(NamedTuple):
         )
 
 
-def exact_layout(config: Config, engine: Any, vocabulary: int, longest: int, emit: Emit) -> Config:
+def exact_layout(
+    config: Config, engine: Any, vocabulary: int, longest: int, emit: Emit, *, parts: int = 1
+) -> Config:
     """The config with records packed or padded so that each is computed as it is alone.
 
-    longest: of the records, in tokens. Every rank must call it. Padded where packs are not exact,
-    which is said. Raises UserError where neither is.
+    longest: of what attends to itself, in tokens: a record, or one of its `parts`. Every rank must
+    call it. Padded where packs are not exact, which is said. Raises UserError where neither is.
     """
     model = inner(engine)
     if (limit := rotated_alike_up_to(model)) < longest:
@@ -83,7 +86,7 @@ def exact_layout(config: Config, engine: Any, vocabulary: int, longest: int, emi
         if fault is None:
             return config
         use_own_attention(model)
-        config = padded(config, longest)
+        config = padded(config, parts * longest)
         emit(
             events.Warning(
                 f"{name} does not keep packed records apart ({fault}): they are padded instead, "
@@ -132,17 +135,18 @@ def gap_of(engine: Any, records: TokenDataset, *, packing: bool) -> Gap:
     model, count = forward_of(engine), len(records)
     batch = (pack if packing else pad)(records, np.arange(count)).to(engine.device)
     with torch.no_grad():
-        losses = token_nll(model, batch, batch.scored)
+        losses = token_values(model, batch, batch.scored)
         wanted = torch.cat([alone(engine, records, index) for index in range(count)])
     with embeddings_of(model) as seen:
-        (gradient,) = torch.autograd.grad(supervised_nll(model, batch), seen[:1])
+        (gradient,) = torch.autograd.grad(trained_sum(model, batch), seen[:1])
     with embeddings_of(model) as seen:
         trained = alone(engine, records, JUDGED)[: TRAINED - 1].sum()
         (right,) = torch.autograd.grad(trained, seen[:1])
     begin = int(records.starts[JUDGED] if packing else JUDGED * records.lengths.max())
     rest = gradient.flatten(0, -2).float()
-    own, right = rest[begin : begin + TRAINED - 1].clone(), right[0, : TRAINED - 1].float()
-    rest[begin : begin + TRAINED - 1] = 0
+    reach = TRAINED if is_scalar(engine) else TRAINED - 1  # tokens that the loss may depend on
+    own, right = rest[begin : begin + reach].clone(), right[0, :reach].float()
+    rest[begin : begin + reach] = 0
     found = [
         (losses - wanted).norm() / (wanted - wanted.mean()).norm(),
         (own - right).norm() / right.norm(),
@@ -153,6 +157,20 @@ def gap_of(engine: Any, records: TokenDataset, *, packing: bool) -> Gap:
     if dist.is_initialized():
         dist.all_reduce(worst, dist.ReduceOp.MAX)
     return Gap(*worst.tolist())
+
+
+def token_values(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
+    """-log P of each token, or of a reward model the reward at it, fp32 [n]."""
+    if not is_scalar(model):
+        return token_nll(model, batch, tokens)
+    rewards: Tensor = model(input_ids=batch.input_ids, tokens=tokens, **batch.inputs)
+    return rewards
+
+
+def trained_sum(model: Any, batch: Batch) -> Tensor:
+    if is_scalar(model):
+        return token_values(model, batch, batch.supervised).sum()
+    return supervised_nll(model, batch)
 
 
 def forward_of(engine: Any) -> Any:
@@ -205,11 +223,16 @@ def rotated_alike_up_to(model: Any) -> float:
 
 
 def alone(engine: Any, records: TokenDataset, index: int) -> Tensor:
-    """-log P of every token but the first, by transformers' own forward and attention, fp32."""
+    """`token_values` of every token but the first, by transformers' own forward and attention."""
     ids = torch.from_numpy(records.tokens(index).astype(np.int64))[None].to(engine.device)
     model = forward_of(engine)
+    mask = torch.ones_like(ids)
     with own_attention(inner(engine)):
-        logits = model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits
+        if is_scalar(engine):
+            places = torch.arange(1, ids.shape[1], device=ids.device)
+            rewards: Tensor = model(input_ids=ids, attention_mask=mask, tokens=places)
+            return rewards
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
     return F.cross_entropy(logits[0, :-1].float(), ids[0, 1:], reduction="none")
 
 

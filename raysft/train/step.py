@@ -18,6 +18,7 @@ class StepResult(NamedTuple):
     grad_norm: Tensor | float  # of the global gradient before clipping, L2
     applied: bool  # false where the update was skipped: fp16 overflowed, or a spike
     spike: bool  # the gradient norm was beyond the limit
+    measures: Tensor | None = None  # [k], of this rank's share, as loss_sum
 
 
 def train_step(
@@ -43,13 +44,15 @@ def train_step(
     # What fp16's small gradients are multiplied by; it may change with every step.
     loss_scale = engine.optimizer.loss_scale if engine.fp16_enabled() else 1.0
     loss_sum = torch.zeros((), device=engine.device)
+    measures = torch.zeros(len(objective.measures), device=engine.device)
     for number, batch in enumerate(batches, start=1):
         engine.set_gradient_accumulation_boundary(number == len(batches))
         with phase("forward"):
-            loss = objective.loss(engine, batch.to(engine.device), scale * loss_scale)
+            sums = objective.loss(engine, batch.to(engine.device), scale * loss_scale)
         with phase("backward"):
-            engine.backward(loss * scale, scale_wrt_gas=False)
-        loss_sum += loss.detach()
+            engine.backward(sums.loss * scale, scale_wrt_gas=False)
+        loss_sum += sums.loss.detach()
+        measures += sums.measures
         with phase("optimizer"):
             norm_before_update = unclipped_norm(engine)
             with skip_beyond(norm_limit, engine, norm_before_update):
@@ -58,7 +61,8 @@ def train_step(
     if grad_norm is None:
         grad_norm = norm_before_update
     spike = is_spike(grad_norm, norm_limit)
-    return StepResult(loss_sum, grad_norm, engine.was_step_applied() and not spike, spike)
+    applied = engine.was_step_applied() and not spike
+    return StepResult(loss_sum, grad_norm, applied, spike, measures)
 
 
 def unclipped_norm(engine: Any) -> Tensor | float:

@@ -68,19 +68,24 @@ def train_worker(
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
-    longest = int(max(train.lengths.max(initial=1), heldout.lengths.max(initial=1)))
+    longest = int(max(train.parts.max(initial=1), heldout.parts.max(initial=1)))
     with told_of_the_model(job.hf_config):
-        engine = start_engine(config, job.hf_config, len(job.tokenizer), emit)
-        config = exact_layout(config, engine, job.hf_config.vocab_size, longest, emit)
+        engine = start_engine(
+            config, job.hf_config, len(job.tokenizer), emit, scalar=objective.scalar
+        )
+        vocabulary, parts = job.hf_config.vocab_size, train.parts.shape[1]
+        config = exact_layout(config, engine, vocabulary, longest, emit, parts=parts)
     reads = objective.reads(config, train, heldout, rank, world_size)
     if config.log.profile_steps:
         watch_communication()
+    if objective.prepares is not None:
+        reads = objective.prepares(engine, reads, job.run_dir, emit)
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()
-    window, clock = Window(), StepClock(engine.device)
+    window, clock = Window(measures=objective.measures), StepClock(engine.device)
     saver = Saver(engine, job.tokenizer, job.run_dir, emit, job.identities)
     emit(events.Started(progress.step))
     if not progress.step:
-        emit(events.Metrics(0, evaluate_into(progress, objective, engine, reads)))
+        emit(events.Metrics(0, evaluate_into(progress, objective, engine, reads, emit)))
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
     request = RequestFlag(mailbox, engine.device, config.log.every_steps)
@@ -117,11 +122,11 @@ def train_worker(
             line |= {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
-            window = Window()
+            window = Window(measures=objective.measures)
         if due(step, config.eval.every_steps, last=last) or step in job.evaluates_after:
             tick(step, progress.tokens_seen, "evaluation")
             with phase("evaluation"):
-                line |= evaluate_into(progress, objective, engine, reads)
+                line |= evaluate_into(progress, objective, engine, reads, emit)
         if line:
             emit(events.Metrics(step, line))
         if saves:
@@ -176,7 +181,7 @@ def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]
 
 
 def evaluate_into(
-    progress: Progress, objective: Objective, engine: Any, data: RankData
+    progress: Progress, objective: Objective, engine: Any, data: RankData, emit: Emit
 ) -> Mapping[str, float | None]:
     """Evaluate on the held-out records and keep the result in the run's progress.
 
@@ -187,5 +192,9 @@ def evaluate_into(
     if loss is not None and not math.isfinite(loss):
         message = f"the held-out loss is {loss} at step {progress.step}: lower optim.lr"
         raise NotFinite(message, progress.step)
+    before = objective.caution(progress.measures_first, progress.measures_last)
     progress.record_eval(found)
+    caution = objective.caution(progress.measures_first, progress.measures_last)
+    if caution and not before:
+        emit(events.Warning(f"step {progress.step}: {caution}"))
     return found

@@ -38,11 +38,13 @@ def check(
     if reads_data:
         from raysft.data.first import check_data
 
-        warnings += check_data(config, elsewhere=elsewhere)
+        pairs = None if verb is None else verb.pairs
+        warnings += check_data(config, elsewhere=elsewhere, pairs=pairs)
     if starts and warnings:
         raise UserError(warnings[0])
     if not elsewhere:
-        trains = verb is None or verb.study is None  # a study keeps no checkpoint and no model
+        # Neither a study nor what cannot go on keeps a checkpoint or a model.
+        trains = verb is None or (verb.study is None and verb.check_resume is not None)
         warnings += check_disk(config, needs_room=trains)
     return warnings
 

@@ -120,9 +120,9 @@ def look_at(config: "Config", template: "Template") -> Found | None:
     """The first records of every source; None where that would be a download."""
     import numpy as np
 
-    from raysft.data.dataset import make_recipe
     from raysft.data.pipeline import process
     from raysft.data.read import read_chunks
+    from raysft.data.recipe import make_recipe
     from raysft.data.sources import find_files, sources
 
     parts = sources(config.data, config.data.path)

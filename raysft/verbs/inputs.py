@@ -63,28 +63,35 @@ def require_attention(kernel: str) -> None:
         )
 
 
-def read_model(config: "Config", emit: Emit) -> tuple["Template", Any]:
-    """Tokenizer and model config. Raises UserError."""
+def read_model(config: "Config", emit: Emit, *, scalar: bool = False) -> tuple["Template", Any]:
+    """Tokenizer and model config. scalar: of a model that gives rewards. Raises UserError."""
     from raysft.model.load import load_model_config, load_template
 
     emit(events.Status(f"loading tokenizer {config.model.tokenizer_path}"))
-    template = load_template(config)
-    return template, load_model_config(config, template)
+    template = load_template(config, pads=scalar)
+    return template, load_model_config(config, template, scalar=scalar)
 
 
 def read_inputs(
-    config: "Config", run_dir: "Path", emit: Emit, ray_is_there: Callable[[], None]
+    config: "Config",
+    run_dir: "Path",
+    emit: Emit,
+    ray_is_there: Callable[[], None],
+    *,
+    pairs: bool = False,
+    scalar: bool = False,
 ) -> Inputs:
     """Tokenizer, model config and data. Raises UserError, also where a run that goes on had others.
 
-    Their identities are kept in run.json.
+    Their identities are kept in run.json. pairs: the records are to be preference pairs.
+    scalar: the model gives rewards.
     """
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
 
-    template, hf_config = read_model(config, emit)
+    template, hf_config = read_model(config, emit, scalar=scalar)
     emit(events.Status("reading data"))
-    prepared = prepare(config, template, ray_is_there)
+    prepared = prepare(config, template, ray_is_there, pairs=pairs)
     found = identities(config, template, hf_config, prepared)
     require_same(run_dir, found, emit)
     facts = audit(config, template, prepared)

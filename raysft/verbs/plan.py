@@ -46,8 +46,10 @@ def inputs(config: "Config", *, reads_data: bool = True) -> list[tuple[str, str]
         words = "random tokens"
     elif data.eval_path is not None:
         words = f"{paths(data.path)}; held out: {paths(data.eval_path)}"
-    else:
+    elif data.eval_fraction:
         words = f"{paths(data.path)}; held out: {data.eval_fraction:g} of the records"
+    else:
+        words = f"{paths(data.path)}; held out: none"
     return [
         ("data", words),
         ("tokenizer", f"{config.model.tokenizer_path}, template {data.template}"),

@@ -3,13 +3,19 @@
 from raysft.studies.study import Study
 from raysft.verbs.data_size import DATA_SIZE
 from raysft.verbs.doctor import DOCTOR, PROVE
+from raysft.verbs.dpo import DPO
 from raysft.verbs.grad_variance import GRAD_VARIANCE
 from raysft.verbs.masking import MASKING
+from raysft.verbs.pairs import PAIRS
+from raysft.verbs.reward import REWARD
 from raysft.verbs.seq_len import SEQ_LEN
 from raysft.verbs.train import TRAIN
 from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
-ALL = (TRAIN, TUNE, SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, DOCTOR, PROVE)
+ALL = (
+    *(TRAIN, PAIRS, REWARD, DPO, TUNE),
+    *(SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, DOCTOR, PROVE),
+)
 VERBS: dict[str, Verb] = {verb.name: verb for verb in ALL}
 STUDIES: dict[str, Study] = {verb.study.name: verb.study for verb in VERBS.values() if verb.study}

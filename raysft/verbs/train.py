@@ -13,12 +13,14 @@ from raysft.studies.tables import FittedTable, Heading
 from raysft.train.checkpoint import repair
 from raysft.verbs import plan
 from raysft.verbs.identities import movable
+from raysft.verbs.pair_config import for_pairs, with_room
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
 from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
+    from raysft.studies.training.report import Closing
     from raysft.train.objectives.objective import Objective
 
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
@@ -30,7 +32,7 @@ FIXED = (
 FREE = (
     "run.name", "run.storage", "run.samples", "run.push_to_hub", "run.push_private", "run.license",
     "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures",
+    "scaling.max_failures", "reward_model", "dpo", "pairs",
 )  # fmt: skip
 
 
@@ -54,21 +56,30 @@ def equations(config: "Config") -> list[tuple[str, str]]:
     return rows
 
 
-def run(
-    config: "Config", run_dir: Path, emit: Emit, objective: "Objective | None" = None
+def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.train.objectives.sft import SFT
+
+    return run_objective(config, run_dir, emit, SFT)
+
+
+def run_objective(
+    config: "Config", run_dir: Path, emit: Emit, objective: "Objective"
 ) -> dict[str, Any]:
-    """objective: default, supervised fine-tuning."""
+    """The rest of the summary of a run that minimises this."""
     from raysft.verbs.inputs import beside_ray, read_inputs
 
+    read = for_pairs(config) if objective.pairs else config
+    kind = {"pairs": objective.pairs, "scalar": objective.scalar}
     template, hf_config, prepared, facts, identities = beside_ray(
-        config, emit, lambda ray_is_there: read_inputs(config, run_dir, emit, ray_is_there)
+        read, emit, lambda there: read_inputs(read, run_dir, emit, there, **kind)
     )
     from raysft.data.dataset import epoch_length
     from raysft.runtime.connect import shut_down_ray
     from raysft.runtime.fit import fit, total_steps
-    from raysft.train.objectives.sft import SFT
 
     config = settled(config, hf_config, run_dir, emit)
+    if objective.pairs:
+        config = with_room(config)
     epoch = epoch_length(prepared.train)
     for caution in plan.cautions(config, total_steps(config, epoch), epoch):
         emit(events.Warning(caution))
@@ -88,7 +99,7 @@ def run(
 
     result = fit(
         config, prepared.train, prepared.heldout, hf_config, template.tokenizer, run_dir, keep,
-        objective=objective or SFT, answers=True, identities=identities,
+        objective=objective, answers=not objective.scalar, identities=identities,
     )  # fmt: skip
     shut_down_ray()
     steps = result.totals.pop("step")
@@ -139,14 +150,17 @@ def describe_and_push(
     return {"pushed_to": url}
 
 
-def check_resume(run_dir: Path, config: "Config") -> list[str]:
-    """Warnings. Raises UserError when there is nothing to resume, or the config does not fit it."""
+def check_resume(run_dir: Path, config: "Config", fixed: tuple[str, ...] = FIXED) -> list[str]:
+    """Warnings. fixed: what the run's saved state depends on.
+
+    Raises UserError when there is nothing to resume, or the config does not fit it.
+    """
     spec = rundir.read_run(run_dir / rundir.RUN, "config")
     repaired = repair.repair(run_dir)
     repair.require_checkpoint(run_dir)
     changed, moves = changes(spec["config"], config), movable(run_dir)
-    fixed = {k: v for k, v in changed.items() if starts_with_any(k, FIXED) and k not in moves}
-    refuse(fixed, f"{run_dir} cannot go on with other settings of its saved state")
+    held = {k: v for k, v in changed.items() if starts_with_any(k, fixed) and k not in moves}
+    refuse(held, f"{run_dir} cannot go on with other settings of its saved state")
     free = {key: pair for key, pair in changed.items() if not starts_with_any(key, FREE)}
     told = [f"{key} was {before!r} and is now {now!r}" for key, (before, now) in free.items()]
     return [repaired, *told] if repaired else told
@@ -218,10 +232,11 @@ def tables(summary: Summary, results: Results | None) -> Iterable[FittedTable]: 
     yield table
 
 
-def write_report(run_dir: Path) -> None:
+def write_report(run_dir: Path, rows: "Closing" = closing) -> None:
+    """rows: of its outcome."""
     from raysft.studies.training import report
 
-    report.write_report(run_dir, closing)
+    report.write_report(run_dir, rows)
 
 
 TRAIN = Verb(

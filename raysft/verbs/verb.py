@@ -41,4 +41,5 @@ class Verb:
     write_report: Callable[[Path], None] | None = None
     is_elastic: bool = False  # takes scaling.workers = [min, max]
     can_profile: bool = False
+    pairs: bool = False  # learns from preference pairs, and from nothing else
     is_a_run: bool = True  # false: it leaves no folder, and has a command of its own

@@ -45,14 +45,20 @@ def family(job: psutil.Process, words: str) -> list[psutil.Process]:
 
 
 class Run:
-    """`raysft train` in a folder of its own; on the two hosts of tests/ray/hosts.py if told so."""
+    """A verb in a folder of its own; on the two hosts of tests/ray/hosts.py if told so."""
 
     def __init__(
-        self, folder: Path, *settings: str, resume: bool = False, on_hosts: bool = False, **env: str
+        self,
+        folder: Path,
+        *settings: str,
+        verb: str = "train",
+        resume: bool = False,
+        on_hosts: bool = False,
+        **env: str,
     ) -> None:
         self.folder = folder / "runs/run"
         sets = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
-        command = [str(Path(sys.executable).parent / "raysft"), "train", "gpt2-tiny-cpu"]
+        command = [str(Path(sys.executable).parent / "raysft"), verb, "gpt2-tiny-cpu"]
         command += ["--name", "run", *(["--resume"] if resume else []), *sets]
         if on_hosts:
             there = ["--address", URL, "--set", f"run.storage={folder / 'runs'}"]

@@ -17,6 +17,7 @@ from raysft.runs.events import Event, Metrics
 from raysft.runtime.fit import RunResult, fit
 from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
+from raysft.verbs.pair_config import for_pairs
 from tests.ray.group import Group
 
 # As DeepSpeed asks: AMX or avx512_fp16.
@@ -105,13 +106,14 @@ class Groups:
         self, folder: Path, config: Config, objective: Objective = SFT
     ) -> tuple[RunResult, list[Event], Prepared]:
         """As `fit_in` below, in workers that have run other tests: for runs without checkpoints."""
+        config = for_pairs(config) if objective.pairs else config
         workers = config.scaling.most
         if workers not in self.open:
             self.close()
             self.open[workers] = Group(folder / "group", config)
-        template = load_template(config)
-        hf_config = load_model_config(config, template)
-        data = prepare(config, template)
+        template = load_template(config, pads=objective.scalar)
+        hf_config = load_model_config(config, template, scalar=objective.scalar)
+        data = prepare(config, template, pairs=objective.pairs)
         job = (config, data, hf_config, template.tokenizer, folder, objective)
         return *self.open[workers].fit(*job), data
 
@@ -130,20 +132,22 @@ def groups(cluster: None) -> Iterator[Groups]:  # noqa: ARG001
 
 
 def fit_in(
-    folder: Path, config: Config, events: list[Event] | None = None
+    folder: Path, config: Config, events: list[Event] | None = None, objective: Objective = SFT
 ) -> tuple[RunResult, list[Event], Prepared]:
     """Run `fit` on the shared cluster; what it emitted, and the data it used.
 
     events: a list for what it emits, for those who want it where the run fails.
     """
     GROUPS.close()  # which hold what this run needs
-    template = load_template(config)
-    hf_config = load_model_config(config, template)
-    data = prepare(config, template)
+    config = for_pairs(config) if objective.pairs else config
+    template = load_template(config, pads=objective.scalar)
+    hf_config = load_model_config(config, template, scalar=objective.scalar)
+    data = prepare(config, template, pairs=objective.pairs)
     events = [] if events is None else events
     result = fit(
-        config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append
-    )
+        config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append,
+        objective=objective,
+    )  # fmt: skip
     return result, events, data
 
 

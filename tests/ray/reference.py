@@ -24,25 +24,9 @@ def reference(
     prompt_weight: float = 0.0,
 ) -> Any:
     """Losses, gradient norms and skipped steps of the plain loop over the given record indices."""
-    model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
-    model.config.attn_pdrop = 0.0
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    model = without_dropout(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
-    matrices = [p for p in model.parameters() if p.ndim >= 2]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
-        lr=LR,
-        betas=(0.9, 0.95),
-        eps=1e-8,
-    )
-    last = len(order) - 2
-    rates = [LR / 2, LR] + [
-        LR * (FLOOR + (1 - FLOOR) / 2 * (1 + math.cos(math.pi * t / last)))
-        for t in range(1, last + 1)
-    ]
+    optimizer, rates = optimizer_of(model), rates_of(len(order))
     losses, norms, skipped = [], [], []
     for step, indices in enumerate(order, start=1):
         rows, labels = [], []
@@ -78,11 +62,43 @@ def reference(
     return losses, norms, skipped
 
 
-def five_steps(model_dir: Path, records: Path, prompt_weight: float = 0.0) -> Any:
-    """The reference over the very records that the sampler draws for `tiny_config`."""
+def without_dropout(model: Any) -> Any:
+    model.config.attn_pdrop = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def optimizer_of(model: Any) -> torch.optim.Optimizer:
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        lr=LR,
+        betas=(0.9, 0.95),
+        eps=1e-8,
+    )
+
+
+def rates_of(steps: int) -> list[float]:
+    last = steps - 2
+    return [LR / 2, LR] + [
+        LR * (FLOOR + (1 - FLOOR) / 2 * (1 + math.cos(math.pi * t / last)))
+        for t in range(1, last + 1)
+    ]
+
+
+def drawn(records: Path) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    """The training records of `tiny_config`, and those that the sampler draws for five steps."""
     lines = json.loads(records.read_text())
     held_out = set(np.random.default_rng(0).permutation(64)[:6].tolist())
     train = [record for index, record in enumerate(lines) if index not in held_out]
     epoch = np.random.default_rng([0, 0]).permutation(58).tolist()
-    order = [epoch[8 * step : 8 * step + 8] for step in range(5)]
+    return train, [epoch[8 * step : 8 * step + 8] for step in range(5)]
+
+
+def five_steps(model_dir: Path, records: Path, prompt_weight: float = 0.0) -> Any:
+    """The reference over the very records that the sampler draws for `tiny_config`."""
+    train, order = drawn(records)
     return reference(model_dir, order, train, prompt_weight=prompt_weight)

@@ -79,13 +79,19 @@ def test_preview_tells_kinds_of_tokens_by_mark(tiny_model: Path, seeded: Path) -
     assert "Margin:" in outcome.stderr
 
 
-def test_preview_of_preference_pairs_says_what_they_are(tiny_model: Path, tmp_path: Path) -> None:
+def test_preview_and_stats_of_preference_pairs(tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "d.json"
-    path.write_text(json.dumps([{"prompt": "q", "chosen": "a", "rejected": "b"}]))
+    pairs = [{"prompt": f"q{i}", "chosen": "apple leaf", "rejected": "b"} for i in range(20)]
+    pairs[1] = {"prompt": "q0", "chosen": "b", "rejected": "apple leaf"}
+    path.write_text(json.dumps(pairs))
     outcome = data_command("preview", tiny_model, path)
-    assert outcome.code == 2
-    assert "preference pairs" in outcome.stderr
-    assert "Traceback" not in outcome.stderr
+    assert outcome.code == 0
+    assert "record 1, chosen, preference:" in outcome.stdout
+    assert "record 1, rejected, preference:" in outcome.stdout
+    outcome = data_command("stats", tiny_model, path, "--json")
+    assert outcome.summary["pairs"]["both_directions"] == 2
+    assert outcome.summary["pairs"]["chosen_longer"] == 0.95
+    assert "pairs in both directions" in outcome.stderr
 
 
 @pytest.mark.usefixtures("cluster")

@@ -41,10 +41,11 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     starting it again.
     """
     match words:
-        case ["train", config, *_]:
+        case ["train" | "reward" | "dpo" | "pairs", config, *_]:
             again = "--resume" in words or config.startswith("runs/")
             extra = ["--dry-run"] if again else []
-            if not any(value.startswith("run.max_steps") for value in documented.overrides(words)):
+            typed = documented.overrides(words)
+            if words[0] == "train" and not any(one.startswith("run.max_steps") for one in typed):
                 extra = [*extra, *settings(("run.max_steps=20",))]
         case ["tune", config, *_] if config != "report":
             extra = settings(SHORT)
@@ -66,6 +67,8 @@ def test_commands_run(tiny_model: Path, tmp_path: Path, running_ray: dict[str, s
     for name in ("my-model", "my-tokenizer"):
         (tmp_path / name).symlink_to(tiny_model)
     (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
     for block in documented.blocks("toml"):
         if block.file_name:
             (tmp_path / block.file_name).write_text(block.text)

@@ -7,9 +7,10 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.config.schema import Config
-from raysft.data.dataset import Prepared, make_recipe, prepare
+from raysft.data.dataset import Prepared, prepare
 from raysft.data.pipeline import parse
 from raysft.data.read import read_chunks
+from raysft.data.recipe import make_recipe
 from raysft.data.sources import sources
 from raysft.data.template import prompt_segments
 from raysft.data.tokenize import encode, encode_prompt
@@ -88,7 +89,7 @@ def test_prompts_are_the_same_in_training_and_generation(
     checked = 0
     for chunk in read_chunks(parts[0], 0, seed=0):
         drafts = [draft for value in chunk.values for draft in parse(value, recipe, 0)]
-        examples = encode(template, [segments for _, segments in drafts])
+        examples = encode(template, [draft.segments for draft in drafts])
         for (conversation, _), example in zip(drafts, examples, strict=True):
             turns = [i for i, message in enumerate(conversation) if message.role == "assistant"]
             for turn, (begin, _) in zip(turns, example.answers, strict=True):
@@ -96,6 +97,26 @@ def test_prompts_are_the_same_in_training_and_generation(
                 assert prompt == example.input_ids[:begin].tolist()
                 checked += 1
     assert checked >= FILES[name][1]
+
+
+def test_real_pairs_are_read_without_a_setting() -> None:
+    config = config_for("llamafactory_dpo_en_demo.json", "batch.seq_len=512")
+    template = load_template(config)
+    found = prepare(config, template, pairs=True)
+    assert (found.tokenised.counts.formats, len(found.train)) == (("preference",), 300)
+    assert not found.tokenised.counts.dropped
+    data, end = found.train, template.tokenizer.eos_token_id
+    assert data.chosen is not None
+    assert data.parts.max() <= 512
+    for index, border in enumerate(data.chosen.tolist()):
+        halves = data.tokens(index)[:border], data.tokens(index)[border:]
+        masks = data.mask(index)[:border], data.mask(index)[border:]
+        leads = [int(mask.argmax()) for mask in masks]
+        assert leads[0] == leads[1] > 0
+        assert halves[0][: leads[0]].tolist() == halves[1][: leads[0]].tolist()
+        for half, mask in zip(halves, masks, strict=True):
+            assert mask[leads[0] :].all()
+            assert half[-1] == end or len(half) == 512
 
 
 def test_preference_pairs_are_told_as_such(tmp_path: Path) -> None:

@@ -12,9 +12,12 @@ from raysft.cli import terminal
 from raysft.cli.console import Renderer
 from raysft.cli.metrics_table import MetricsTable
 from raysft.cli.runs_table import found_in
+from raysft.config.preference import Dpo, RewardModel
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import KINDS, Metrics, from_wire, to_wire
-from raysft.runs.metrics import COLUMNS, METRICS, duration
+from raysft.runs.metrics import METRICS, columns, columns_for, duration
+from raysft.train.objectives.dpo import dpo
+from raysft.train.objectives.reward import reward
 from raysft.verbs.registry import VERBS
 
 # Of `raysft train gpt2-tiny-cpu`, interrupted after a checkpoint: what its job wrote to standard
@@ -87,20 +90,37 @@ def test_a_run_directory_of_the_version_before_is_read(tmp_path: Path) -> None:
 def test_each_metric_of_a_run_stands_in_the_one_list() -> None:
     known = {metric.key for metric in METRICS}
     written = {key for line in LINES if line["event"] == "metrics" for key in line}
+    objectives = [dpo(Dpo()), reward(RewardModel())]
+    of_pairs = {key for one in objectives for key in (*one.measures, *one.reports)} - written
+    assert of_pairs <= known
     # The run was of a CPU, which keeps nothing in reserve.
-    assert written - {"event", "step"} == known - {"reserved_memory_gib"}
-    page = (Path(__file__).parents[2] / "docs/training.md").read_text()
-    assert all(f"| `{key}` |" in page for key in known)
+    assert written - {"event", "step"} == known - {"reserved_memory_gib"} - of_pairs
+    docs = Path(__file__).parents[2] / "docs"
+    tokens, pairs = ((docs / f"{name}.md").read_text() for name in ("training", "preferences"))
+    assert all(f"| `{key}` |" in (pairs if key in of_pairs else tokens) for key in known)
 
 
 def test_a_row_of_the_console_by_hand() -> None:
-    assert [metric.heading for metric in COLUMNS][:2] == ["loss", "held-out"]
+    assert [metric.heading for metric in columns({})][:2] == ["loss", "held-out"]
     metrics = Metrics(1200, {"loss": 1.23456, "time_left_s": 3725.0, "lr": None})
     heading, row = MetricsTable().lines(metrics, None)
     assert heading.startswith("[bold]  step    loss held-out")
     assert row.startswith(" 1,200  1.2346 ")
     assert row.endswith("1:02:05")
     assert (duration(59.6), duration(61), duration(3600)) == ("1:00", "1:01", "1:00:00")
+
+
+@pytest.mark.parametrize(
+    ("width", "left_out"), [(120, []), (80, ["GiB"]), (60, ["GiB", "left", "grad norm"])]
+)
+def test_the_columns_of_pairs(width: int, left_out: list[str]) -> None:
+    known = columns({"eval_accuracy": 0.5})
+    assert [metric.heading for metric in known][:5] == [
+        "loss", "held-out", "right", "held-out", "rate",
+    ]  # fmt: skip
+    shown = columns_for(known, width, 6)
+    assert {metric.heading for metric in known if metric not in shown} == set(left_out)
+    assert sum(metric.width for metric in shown) + 6 <= width
 
 
 def test_events_are_frozen() -> None:

@@ -276,8 +276,6 @@ def test_what_is_no_object_or_no_known_format() -> None:
         renamed([1, 2], {})
     with pytest.raises(RecordError, match="no known format: its fields are 'body'"):
         detect_format({"body": ""})
-    with pytest.raises(RecordError, match="preference pairs"):
-        detect_format({"prompt": "q", "chosen": "a", "rejected": "b"})
 
 
 def test_blank_answers_teach_nothing() -> None:

@@ -8,6 +8,7 @@ import pytest
 from raysft.config.data import Fields
 from raysft.data.formats import (
     FORMATS,
+    PAIRS,
     TELLING_FIELDS,
     NothingToLearn,
     RecordError,
@@ -147,7 +148,8 @@ def test_a_question_without_answers_teaches_nothing() -> None:
 
 
 def test_every_format_says_what_it_reads() -> None:
-    assert READ.keys() == FORMATS.keys() == TELLING_FIELDS.keys()
+    assert READ.keys() == {*FORMATS, *PAIRS}
+    assert FORMATS.keys() == TELLING_FIELDS.keys()
     first = {names[0] for groups in READ.values() for names in groups} | {"choices"}
     assert first == set(Fields.model_fields)
 

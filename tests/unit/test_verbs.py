@@ -20,6 +20,9 @@ from raysft.verbs.verb import Verb
 
 PRESETS = {
     "train": "gpt2-tiny-cpu",
+    "pairs": "dpo-demo",
+    "reward": "reward-demo",
+    "dpo": "dpo-demo",
     "tune": "tune-stability",
     "bench seq-len": "bench-seq-len",
     "bench grad-variance": "bench-grad-variance",
@@ -47,6 +50,7 @@ def summary(verb: Verb, status: str) -> dict[str, Any]:
         "eval_loss_first": 6.0, "eval_loss_last": 1.5, "model_dir": "runs/x/model",
         "train_loss_first": 6.0, "train_loss_last": 1.0, "wall_s": 61, "verdict": "It costs.",
         "report": "runs/x/report.md", "best": 2, "eval_loss": 1.5, "best_config": "x/best.toml",
+        "measures_first": {"eval_accuracy": 0.5}, "measures_last": {"eval_accuracy": 0.75},
         "checks": [{"status": "pass"}, {"status": "warn"}],
         "stamp": {"command": f"raysft {verb.name} x"},
     }  # fmt: skip

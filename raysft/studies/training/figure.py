@@ -65,7 +65,9 @@ def draw_losses(axes: Any, lines: Sequence[Line]) -> None:
     both = [value for key in ("loss", "eval_loss") for _, value in points(lines, key)]
     loss_axis(axes.yaxis, axes.set_yscale, both)
     words = " (logarithmic)" if axes.get_yscale() == "log" else ""
-    axes.set_title(f"Loss, nats a token{words}")
+    of_pairs = any({"accuracy", "eval_accuracy"} & line.keys() for line in lines)
+    unit = "a pair" if of_pairs else "nats a token"
+    axes.set_title(f"Loss, {unit}{words}")
 
 
 def draw_norms(axes: Any, lines: Sequence[Line], limit: float) -> None:

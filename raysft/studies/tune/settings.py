@@ -26,6 +26,9 @@ NOT_SEARCHED = {
     "eval": "trials are compared by it",
     "tune": "it is the search itself",
     "bench": "a search does not use it",
+    "reward_model": "its trials are supervised",
+    "dpo": "its trials are supervised",
+    "pairs": "its trials are supervised",
 }
 
 

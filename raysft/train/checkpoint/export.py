@@ -84,13 +84,13 @@ def newest_checkpoint(run_dir: Path) -> Path:
 
 
 def write_folder(config: Config, checkpoint: Path, target: Path, facts: Facts) -> None:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
-    from raysft.model.load import DTYPES
+    from raysft.model.load import DTYPES, auto_class
 
     weights = read_weights(checkpoint)
     hf_config = AutoConfig.from_pretrained(checkpoint / layout.HF_FOLDER, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_config(hf_config)
+    model = auto_class(facts.get("verb") == "reward").from_config(hf_config)
     missing, unexpected = model.load_state_dict(weights, strict=False)
     tied = set(model.all_tied_weights_keys)
     if set(missing) - tied or unexpected:
@@ -99,7 +99,8 @@ def write_folder(config: Config, checkpoint: Path, target: Path, facts: Facts) -
         )
     partial = target.with_name(target.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    keep_generation_config(model, checkpoint / layout.HF_FOLDER)
+    if model.can_generate():
+        keep_generation_config(model, checkpoint / layout.HF_FOLDER)
     model.to(DTYPES[config.engine.precision]).save_pretrained(partial)
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint / layout.HF_FOLDER, trust_remote_code=False

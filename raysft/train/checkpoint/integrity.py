@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from raysft.errors import RunError
+from raysft.model.scalar import is_scalar
 from raysft.train.checkpoint import layout
 
 PROBE_TOKENS = 64
@@ -143,10 +144,18 @@ def damage_seen_by_any(folder: Path) -> str | None:
 
 
 def probe_loss(engine: Any, ids: Tensor) -> float:
-    """Mean NLL of a few tokens, int64 [T], in nats; every rank must call it."""
+    """Mean NLL of a few tokens, int64 [T], in nats; of a reward model the norm of their rewards.
+
+    Every rank must call it.
+    """
     engine.eval()
     with torch.no_grad():
         batch = ids.unsqueeze(0).to(engine.device)
+        if is_scalar(engine):
+            everywhere = torch.arange(len(ids), device=engine.device)
+            rewards = engine(input_ids=batch, tokens=everywhere)
+            engine.train()
+            return float(rewards.norm())
         logits = engine(input_ids=batch, use_cache=False).logits[0, :-1].float()
         loss = F.cross_entropy(logits, batch[0, 1:])
     engine.train()

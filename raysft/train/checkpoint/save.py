@@ -100,7 +100,8 @@ class Saver:
         torch.save(rng_state(), layout.random_state(folder, dist.get_rank()))
         if dist.get_rank() == 0:
             self.engine.module.config.save_pretrained(folder / layout.HF_FOLDER)
-            self.engine.module.generation_config.save_pretrained(folder / layout.HF_FOLDER)
+            if self.engine.module.can_generate():
+                self.engine.module.generation_config.save_pretrained(folder / layout.HF_FOLDER)
             self.tokenizer.save_pretrained(folder / layout.HF_FOLDER)
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         total = torch.tensor(size, device=self.engine.device)

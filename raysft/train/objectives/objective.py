@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -10,6 +11,16 @@ from raysft.config.schema import Config
 from raysft.data.batch import Batch
 from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData, StepData
+from raysft.runs.events import Emit
+
+Found = Mapping[str, float | None]  # metrics of an evaluation
+
+
+class Sums(NamedTuple):
+    """Of a micro-batch, over what the objective counts."""
+
+    loss: Tensor  # fp32 [], with a gradient
+    measures: Tensor  # fp32 [k], without: what is logged beside the loss
 
 
 @dataclass(frozen=True)
@@ -17,17 +28,27 @@ class Objective:
     """Its functions are called by every rank, and each of them as often as the others.
 
     reads     what a rank reads: config, training and held-out records, rank, world size
-    loss      of a micro-batch: model, batch and gradient scale to a sum over what `counts` counts,
-              fp32 []. The gradient scale is about what the sum will be multiplied by
-    counts    what the sum is divided by, as the sum of the tokens' weights in it: of a whole step,
-              over all micro-batches and ranks
+    loss      of a micro-batch: model, batch and gradient scale to sums over what `counts` counts.
+              The gradient scale is about what the sum will be multiplied by
+    counts    what the sums are divided by: of a whole step, over all micro-batches and ranks; in
+              SFT the sum of the tokens' weights, in objectives of pairs their number
     evaluate  engine and held-out batches to metrics over all ranks, `eval_loss` among them
     reports   the keys of those metrics
+    measures  the keys of what the loss sums up beside itself
+    pairs     learns from preference pairs
+    scalar    the model has a head of one number, the reward
+    prepares  before any step, with the engine as it starts: what is read from then on
+    caution   first and newest metrics of an evaluation to a warning, if there is one
     """
 
     name: str
     reads: Callable[[Config, TokenDataset, TokenDataset, int, int], RankData]
-    loss: Callable[[Any, Batch, float], Tensor]
+    loss: Callable[[Any, Batch, float], Sums]
     counts: Callable[[StepData], float]
-    evaluate: Callable[[Any, Sequence[Batch]], Mapping[str, float | None]]
+    evaluate: Callable[[Any, Sequence[Batch]], Found]
     reports: tuple[str, ...]
+    measures: tuple[str, ...] = ()
+    pairs: bool = False
+    scalar: bool = False
+    prepares: Callable[[Any, RankData, Path, Emit], RankData] | None = None
+    caution: Callable[[Found, Found], str | None] = lambda first, now: None  # noqa: ARG005

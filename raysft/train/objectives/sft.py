@@ -16,7 +16,12 @@ import torch.distributed as dist
 from raysft.data.batch import Batch
 from raysft.data.loader import RankData, StepData
 from raysft.train.loss import supervised_nll, token_nll
-from raysft.train.objectives.objective import Objective
+from raysft.train.objectives.objective import Objective, Sums
+
+
+def loss(model: Any, batch: Batch, gradient_scale: float) -> Sums:
+    nll = supervised_nll(model, batch, gradient_scale)
+    return Sums(nll, nll.new_empty(0))
 
 
 def loss_weight(step: StepData) -> float:
@@ -52,7 +57,7 @@ def evaluate(engine: Any, batches: Sequence[Batch]) -> dict[str, float | None]:
 SFT = Objective(
     name="sft",
     reads=RankData,
-    loss=supervised_nll,
+    loss=loss,
     counts=loss_weight,
     evaluate=evaluate,
     reports=("eval_loss", "eval_instruction_loss"),
