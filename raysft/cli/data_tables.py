@@ -130,7 +130,7 @@ def lengths_table(facts: Mapping[str, Any]) -> RenderableType:
     tokens, trained = f"{facts['tokens']:,}", f"{facts['supervised_tokens']:,}"
     share = f"{facts['supervised_share']:.1%}"
     words = f" {tokens} tokens are kept, {trained} of them ({share}) trained"
-    if weight := facts["prompt_loss_weight"]:
+    if weight := facts.get("prompt_loss_weight"):
         words += f" as answers\n those of prompts weigh {weight:g} each: "
         words += f"{facts['prompt_loss_share']:.1%} of the loss"
     return Group(table, Text(words, style="dim"))

@@ -60,7 +60,12 @@ def test_the_chain_from_answers_to_dpo(
     )
     weights = other.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in one.state_dict().items())
-    assert "a reward model, from pairs" in (tmp_path / "again/README.md").read_text()
+    for folder in ("runs/reward/model", "again"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert "pipeline_tag: text-classification" in card
+    assert "raysft generate" not in rewarded.stderr
+    report = (tmp_path / "runs/reward/report.md").read_text()
+    assert "| held-out pairs, accuracy |" in report
 
     scored = typed(
         "pairs", tiny_model, tmp_path, running_ray, "run.name=scored", "data.max_records=4",

@@ -138,6 +138,26 @@ DATA = [
     data("question,reply\na,b\n", 'data.fields.completion = "reply"', name="mine.csv"),
     data("not parquet", "mine.parquet", name="mine.parquet"),
 ]  # fmt: skip
+ONE_WORSE = '{"prompt": "a", "chosen": "b", "rejected": 3}\n'
+ALIKE = '{"prompt": "a", "chosen": "b", "rejected": "b"}\n'
+OF_PAIRS = [
+    Mistake("raysft dpo run.toml", ("records.jsonl line 1: this record has one answer",)),
+    Mistake("raysft reward run.toml", ("one answer, and a pair has two", "data.fields.chosen")),
+    Mistake("raysft dpo run.toml --dry-run", ("this record has one answer",)),
+    Mistake("raysft dpo run.toml --set data.path=mine.jsonl",
+            ("mine.jsonl line 2: field 'rejected' is int",), {"mine.jsonl": PAIRS + ONE_WORSE}),
+    Mistake("raysft reward run.toml --set data.path=mine.jsonl",
+            ("no record of 1 can be trained on", "both answers are the same"),
+            {"mine.jsonl": ALIKE}),
+    Mistake("raysft dpo run.toml --set data.eval_path=records.jsonl --set data.path=mine.jsonl",
+            ("records.jsonl line 1: this record has one answer",), {"mine.jsonl": PAIRS}),
+    Mistake("raysft dpo run.toml --set data.path=mine.jsonl --set data.prompt_loss_weight=0.5",
+            ("data.prompt_loss_weight 0.5 trains prompts",), {"mine.jsonl": PAIRS}),
+    Mistake("raysft pairs run.toml --set data.path=mine.jsonl",
+            ("these are preference pairs",), {"mine.jsonl": PAIRS}),
+    Mistake("raysft tune run.toml --set data.path=mine.jsonl",
+            ("these are preference pairs",), {"mine.jsonl": PAIRS}),
+]  # fmt: skip
 MODELS = [
     key("model.path=./mdoel", "model.path: there is no folder ./mdoel; did you mean 'model'?"),
     key("model.path=/no/such/folder", "model.path: there is no folder /no/such/folder"),
@@ -175,4 +195,4 @@ PLACES = [
             env={"RAY_ADDRESS": "http://h:8265"}),
     Mistake("", ("RAY_ADDRESS is cluster, which is no address",), env={"RAY_ADDRESS": "cluster"}),
 ]  # fmt: skip
-MISTAKES = [*KEYS, *FILES, *OPTIONS, *DATA, *MODELS, *PLACES]
+MISTAKES = [*KEYS, *FILES, *OPTIONS, *DATA, *OF_PAIRS, *MODELS, *PLACES]

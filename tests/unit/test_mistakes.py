@@ -17,7 +17,7 @@ from raysft.config.near import all_keys, known_keys
 from raysft.config.other_names import OTHER_NAMES, OTHER_VALUES, SECTIONS
 from raysft.data import hub
 from tests.conftest import run_raysft
-from tests.unit.mistakes import MISTAKES, ROW, TOML, Mistake
+from tests.unit.mistakes import MISTAKES, PAIRS, ROW, TOML, Mistake
 
 GPT2 = {"model_type": "gpt2", "vocab_size": 12, "n_positions": 64, "n_layer": 1, "n_embd": 8}
 SETTINGS = {"tokenizer_class": "GPT2Tokenizer", "eos_token": "0"}
@@ -123,7 +123,23 @@ def test_without_a_mistake_it_runs(
         more = ["--set", "bench.seq_lens=[16]"] if words[0] == "bench" else []
         assert typed(["raysft", *words, *more, "--dry-run", "--name", words[0]], monkeypatch) == 0
         assert (workspace / "runs" / words[0] / "run.json").exists()
-    assert "warning" not in capsys.readouterr().err
+    labelled = '{"prompt": "a", "completion": "b", "label": true}\n'
+    (workspace / "pairs.jsonl").write_text(PAIRS)
+    (workspace / "labelled.jsonl").write_text(labelled + labelled.replace("true", "false"))
+    for verb, data in (
+        ("dpo", "pairs"),
+        ("reward", "pairs"),
+        ("dpo", "labelled"),
+        ("pairs", "records"),
+    ):
+        words = ["raysft", verb, "run.toml", "--dry-run", "--name", f"{verb}-{data}"]
+        assert typed([*words, "--set", f"data.path={data}.jsonl"], monkeypatch) == 0
+    for data in ("pairs", "records"):  # a config by itself may be of either
+        words = ["raysft", "config", "check", "run.toml", "--set", f"data.path={data}.jsonl"]
+        assert typed(words, monkeypatch) == 0
+    told = capsys.readouterr().err
+    assert "warning" not in told
+    assert "held out: none" in told  # `raysft pairs` reads them all
 
 
 @pytest.mark.parametrize("name", OTHER_NAMES)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadModel
 
 from raysft.config.load import load_config
 from raysft.data import demo
 from raysft.data.template import install_template
+from raysft.data.turns import Message
+from raysft.model.rewards import scores
 from raysft.runs import events
 from raysft.runs.events import Event
 from raysft.verbs.train import describe_and_push
@@ -154,3 +157,53 @@ def test_the_code_of_the_card_runs(run_dir: Path) -> None:
     told = run_raysft(*words, cwd=run_dir.parents[1])
     assert done.stdout.strip() == told.stdout.strip()
     assert done.stdout.strip()
+
+
+def test_the_card_of_a_run_of_dpo(run_dir: Path) -> None:
+    set_verb(run_dir, "dpo")
+    results = {"measures_first": {"eval_accuracy": 0.5}, "measures_last": {"eval_accuracy": 0.75}}
+    config = load_config("gpt2-tiny-cpu", ["run.name=first", "dpo.beta=0.2"])
+    describe_and_push(config, run_dir, results, lambda _: None)
+    card = (run_dir / "model/README.md").read_text()
+    for words in (
+        "pipeline_tag: text-generation", "- dpo\n", "of a better and a worse answer by direct",
+        "(DPO) with beta 0.2 and the better answer's negative log-likelihood a token times 1.",
+        "| held-out pairs told apart | 50.0% to 75.0% |", "loss, a pair | 6.5000 to 0.2500",
+        "64 pairs", "AutoModelForCausalLM",
+    ):  # fmt: skip
+        assert words in card, words
+
+
+def set_verb(run_dir: Path, verb: str) -> None:
+    spec = json.loads((run_dir / "run.json").read_text())
+    (run_dir / "run.json").write_text(json.dumps(spec | {"verb": verb}))
+
+
+@pytest.mark.parametrize("template", ["plain", "alpaca", "chatml"])
+def test_the_code_of_a_reward_model_gives_what_raysft_gives(run_dir: Path, template: str) -> None:
+    """At the token that ends the answer, after which ChatML writes a line break."""
+    set_verb(run_dir, "reward")
+    folder = run_dir / "model"
+    tokenizer = demo.train_tokenizer(demo.generate(50))
+    installed = install_template(tokenizer, template)
+    tokenizer.add_special_tokens({"pad_token": "<|padding|>"})
+    torch.manual_seed(0)
+    shape = {"n_layer": 1, "n_embd": 16, "n_head": 2, "n_positions": 256}
+    scalar = {"num_labels": 1, "pad_token_id": tokenizer.pad_token_id}
+    model = GPT2ForSequenceClassification(GPT2Config(vocab_size=len(tokenizer), **shape, **scalar))
+    shutil.rmtree(folder)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    config = load_config("gpt2-tiny-cpu", ["run.name=first"])
+    assert describe_and_push(config, run_dir, {}, lambda _: None) == {}
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: text-classification" in card
+    assert "- reward-model\n" in card
+    assert "to give an answer a number, its reward" in card
+    (code,) = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    asked, answered = re.findall(r'"content": "(.*?)"', code)
+    turns = [Message("user", asked), Message("assistant", answered)]
+    (wanted,) = scores(model.eval(), installed, [turns])
+    assert float(done.stdout) == pytest.approx(wanted, abs=1e-5)

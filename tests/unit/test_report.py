@@ -166,6 +166,8 @@ def test_what_to_do_next_can_be_typed(run_dir: Path, monkeypatch: pytest.MonkeyP
     (folder / rundir.REPORT).touch()
     assert next_steps(folder, {})[-1] == "to show others: runs/first/report.md"
     assert next_steps(Path("/on/a/cluster"), {}) == []
+    judge = next_steps(folder, {"verb": "reward"})
+    assert not any("generate" in line for line in judge)  # it scores answers and writes none
 
 
 @pytest.mark.parametrize("text", ["plain", "it's\na \\n 'b'", "two\n\nlines", "a $HOME `x`\nb"])

@@ -27,6 +27,7 @@ from raysft.studies.compare import compare
 from raysft.studies.results import read_with_study
 from raysft.studies.tables import FittedTable, Heading
 from raysft.studies.tune.tables import live_table
+from raysft.verbs import preference
 from raysft.verbs.registry import STUDIES, VERBS
 
 ROOT = Path(__file__).parents[2]
@@ -221,6 +222,26 @@ def test_an_audit(width: int) -> None:
     require_whole(text, width)
     assert "123,456,789" in text
     assert "123,456" in text.partition("Records by tokens")[2]
+
+
+@WIDTHS
+def test_an_audit_of_pairs_and_how_a_run_of_them_ends(width: int) -> None:
+    bins = dict.fromkeys(("prompt", "chosen", "rejected"), HISTOGRAM["response"])
+    of_pairs = {"only_length": 1, "both_directions": 2, "with_margin": 3}
+    facts = {**AUDIT, "histogram": {"up_to": HISTOGRAM["up_to"], **bins}, "pairs": of_pairs}
+    facts["rejected_tokens"] = facts["response_tokens"]
+    console = terminal_of(width)
+    data_tables.print_audit(facts, console)
+    text = console.export_text()
+    require_whole(text, width)
+    assert text.partition("Records by tokens")[2].count("123,456") == 3
+    measured = {"eval_accuracy": 0.5, "eval_reward_margin": 0.0, "eval_logp_chosen": -1234.5}
+    summary = {"status": "done", "run_dir": "runs/x", "steps": 3, "measures_first": measured,
+               "measures_last": measured | {"eval_accuracy": 0.75}}  # fmt: skip
+    text = shown(width, *preference.tables(summary, None))
+    require_whole(text, width)
+    assert re.search(r"^ *accuracy +0\.5000 +0\.7500 *$", text, re.MULTILINE)
+    assert ("held-out pairs, accuracy", "0.5000", "0.7500") in preference.closing(summary)
 
 
 @WIDTHS
