@@ -11,13 +11,13 @@ from typing import Any
 from raysft.config.data import DEMO
 from raysft.config.schema import Config
 from raysft.data.sources import looks_like_hub_id, sources
+from raysft.model.card_code import usage
 from raysft.runs import metrics, rundir
 from raysft.runs.provenance import command_without_places, without_places
 
 FILE = "README.md"
 COMMIT_LENGTH = 40  # of a hub model's identity in run.json; that of a folder is a shorter digest
 HUB_TIMEOUT_S = 5
-SAMPLE, SAMPLE_ANSWER = "What can you do?", "I answer questions."
 TAGS = {"reward": "reward-model", "dpo": "dpo"}  # of verbs; of others, "sft"
 Facts = Mapping[str, Any]  # as in summary.json; what is not known is left out of the card
 
@@ -164,77 +164,6 @@ def what_it_is(config: Config, verb: str) -> str:
         f"{start} {learnt_from(config, verb)}. "
         "It was not tested for anything beyond the figures below."
     )
-
-
-def usage(folder: Path, repo: str | None, verb: str) -> str:
-    """How a prompt is written, and code that runs as it is: in the folder, or with the name."""
-    name = f'"{repo}"' if repo else '"."  # this folder'
-    if verb == "reward":
-        return scoring(name)
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    described = json.loads((folder / "config.json").read_text())
-    positions = described.get("max_position_embeddings") or described.get("n_positions") or 512
-    room = positions - len(tokenizer(prompt_for(tokenizer, SAMPLE))["input_ids"])
-    written = as_written(prompt_for(tokenizer, "{instruction}"))
-    return f"""```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-name = {name}
-tokenizer = AutoTokenizer.from_pretrained(name)
-model = AutoModelForCausalLM.from_pretrained(name)
-messages = [{{"role": "user", "content": "{SAMPLE}"}}]
-inputs = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-)
-output = model.generate(**inputs, max_new_tokens={max(1, min(256, room))}, do_sample=False)
-answer = output[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer, skip_special_tokens=True))
-```
-
-The chat template that the tokenizer carries is the one of training.{written}
-`raysft generate` and `raysft chat` use it too."""
-
-
-def scoring(name: str) -> str:
-    """The same of a reward model. What a template writes after the token that ends the answer was
-    not read in training."""
-    return f"""```python
-import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-
-name = {name}
-tokenizer = AutoTokenizer.from_pretrained(name)
-model = AutoModelForSequenceClassification.from_pretrained(name)
-messages = [
-    {{"role": "user", "content": "{SAMPLE}"}},
-    {{"role": "assistant", "content": "{SAMPLE_ANSWER}"}},
-]
-text = tokenizer.apply_chat_template(messages, tokenize=False).rstrip()
-inputs = tokenizer(text, add_special_tokens=False, return_tensors="pt")
-with torch.no_grad():
-    print(model(**inputs).logits[0, 0].item())
-```
-
-The number is the reward of the whole conversation, read at its last token, the one that ends the
-answer: differences between answers to one prompt tell something, the number alone does not. Pad on
-the right, with the tokenizer's pad token, which is none of the text's."""
-
-
-def prompt_for(tokenizer: Any, question: str) -> str:
-    """As text; empty where the template wants turns of another kind."""
-    asked = [{"role": "user", "content": question}]
-    try:
-        return str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True))
-    except Exception:  # Jinja's, or whatever a template raises
-        return ""
-
-
-def as_written(prompt: str) -> str:
-    if not prompt:
-        return ""
-    return f" It writes an instruction as\n\n````text\n{prompt}\n````\n\nand the answer follows."
 
 
 def data(config: Config, facts: Facts) -> str:
