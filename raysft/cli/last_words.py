@@ -43,7 +43,7 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
         print(json.dumps(summary, separators=(",", ":")))
     elif summary["status"] == "done":
         terminal.say(verb.done(summary))
-    if summary["status"] == "done" and verb.is_a_run:
+    if summary["status"] == "done" and verb.is_a_run and not as_json:
         for line in next_steps(Path(summary["run_dir"]), summary):
             terminal.stderr.print(line, markup=False, soft_wrap=True)
     raise typer.Exit(code)
