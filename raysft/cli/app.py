@@ -3,13 +3,13 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from raysft import __version__
 from raysft.cli import cluster_commands, config_commands, model_commands, run_commands, terminal
+from raysft.cli.groups import SearchByDefault
 from raysft.cli.launch import command
 from raysft.cli.options import ConfigArgument, ConfigCommand, JsonOption, SetOption, read_config
 from raysft.errors import RunError, UserError
@@ -39,17 +39,6 @@ def root(
     if version:
         print(f"raysft {__version__}")
         raise typer.Exit()
-
-
-class SearchByDefault(TyperGroup):
-    """`raysft tune CONFIG` searches, though `tune` has other commands too."""
-
-    default = "search"
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in (*self.commands, "--help", "-h"):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
 
 
 tune_app = typer.Typer(

@@ -39,13 +39,13 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
         # Without a stamp it never had a folder, and of a mistake nothing may be left.
         if "stamp" in summary and verb.is_a_run and code != UserError.exit_code:
             terminal.stderr.print(f"[dim]details: {log}[/]", soft_wrap=True)
-    if as_json:
-        print(json.dumps(summary, separators=(",", ":")))
-    elif summary["status"] == "done":
+    if summary["status"] == "done" and not as_json:
         terminal.say(verb.done(summary))
     if summary["status"] == "done" and verb.is_a_run:
         for line in next_steps(Path(summary["run_dir"]), summary):
             terminal.stderr.print(line, markup=False, soft_wrap=True)
+    if as_json:  # the last line, also where both streams go to one file
+        print(json.dumps(summary, separators=(",", ":")))
     raise typer.Exit(code)
 
 

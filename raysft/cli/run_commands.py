@@ -6,28 +6,16 @@ Light imports only.
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from raysft.cli import completion, terminal
+from raysft.cli.groups import ListByDefault
 from raysft.cli.options import AddressOption, JsonOption
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.runs.lock import held
-
-
-class ListByDefault(TyperGroup):
-    """`raysft runs [DIR]` lists, though `runs` has other commands too."""
-
-    default = "list"
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if not args or args[0] not in (*self.commands, "--help", "-h"):
-            args = [self.default, *args]
-        return super().parse_args(ctx, args)
-
 
 runs_app = typer.Typer(
     cls=ListByDefault,

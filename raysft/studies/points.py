@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from raysft.errors import RunError, UserError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.runtime.trainer import Placement
+from raysft.studies.point_runs import Inputs, Placed
 from raysft.studies.results import finished, header, write
 from raysft.studies.study import Study
 from raysft.studies.tune.record import reason
@@ -19,15 +21,14 @@ from raysft.studies.tune.search import SWITCHES, concurrency
 FOLDER = "points"  # of what their runs leave, in the run directory of the study
 Point = Mapping[str, Any]  # what it differs in from the others: plain values
 # Of a point, the folder for its run, and who is to be told where its workers are: to its results.
-Measure = Callable[[Point, Path, Callable[[Placement], None]], dict[str, Any]]
+Measure = Callable[[Point, Path, Placed], dict[str, Any]]
 
 
 def run_study(
     study: Study,
     points: Sequence[Point],
-    measure: Measure,
-    config: Config,
-    run_dir: Path,
+    measure: Callable[[Inputs, Point, Path, Placed], dict[str, Any]],
+    inputs: Inputs,
     emit: Emit,
 ) -> dict[str, Any]:
     """All points, on the Ray cluster this process is connected to. Returns the study's summary.
@@ -35,6 +36,7 @@ def run_study(
     results.json, whose `cases` they are, is written after each; those that it has already, and that
     ended well, are not measured again.
     """
+    config, run_dir = inputs.config, inputs.run_dir
     before = finished(run_dir)
     results = header(study.name, run_dir) | {"cases": before}
     order = [tuple(point.values()) for point in points]
@@ -48,7 +50,7 @@ def run_study(
     known = {values(case, points[0]) for case in before}
     left = [point for point in points if tuple(point.values()) not in known]
     if left:
-        run_points(left, measure, config, run_dir, ended)
+        run_points(left, partial(measure, inputs), config, run_dir, ended)
     study.write_report(results, run_dir)
     return {
         "results": str(run_dir / rundir.RESULTS),

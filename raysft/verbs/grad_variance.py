@@ -1,6 +1,5 @@
 """`raysft bench grad-variance`: how noisy gradients are, over the sequence length."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.runs.events import Emit
@@ -10,7 +9,7 @@ from raysft.verbs.studies import study_verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
-    from raysft.verbs.inputs import Inputs
+    from raysft.studies.point_runs import Inputs
 
 
 def equations(config: "Config") -> list[tuple[str, str]]:
@@ -28,11 +27,10 @@ def equations(config: "Config") -> list[tuple[str, str]]:
     ]
 
 
-def measure(config: "Config", inputs: "Inputs", run_dir: Path, emit: Emit) -> dict[str, Any]:
-    from raysft.studies.grad_variance.run import Inputs, run
+def measure(inputs: "Inputs", emit: Emit) -> dict[str, Any]:
+    from raysft.studies.grad_variance.run import run
 
-    tokenizer, records = inputs.template.tokenizer, inputs.prepared.train
-    return run(Inputs(config, inputs.hf_config, tokenizer, records, run_dir), emit)
+    return run(inputs, emit)
 
 
 GRAD_VARIANCE = study_verb(

@@ -1,6 +1,5 @@
 """`raysft bench masking`: what the weight of the prompts' tokens in the loss does."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.runs.events import Emit
@@ -10,7 +9,7 @@ from raysft.verbs.studies import study_verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
-    from raysft.verbs.inputs import Inputs
+    from raysft.studies.point_runs import Inputs
 
 
 def equations(config: "Config") -> list[tuple[str, str]]:
@@ -27,12 +26,10 @@ def equations(config: "Config") -> list[tuple[str, str]]:
     ]
 
 
-def measure(config: "Config", inputs: "Inputs", run_dir: Path, emit: Emit) -> dict[str, Any]:
-    from raysft.studies.masking.run import Inputs, run
+def measure(inputs: "Inputs", emit: Emit) -> dict[str, Any]:
+    from raysft.studies.masking.run import run
 
-    data, tokenizer = inputs.prepared, inputs.template.tokenizer
-    shared = Inputs(config, inputs.hf_config, tokenizer, data.train, data.heldout, run_dir)
-    return run(shared, emit)
+    return run(inputs, emit)
 
 
 MASKING = study_verb(

@@ -17,7 +17,7 @@ from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
-    from raysft.verbs.inputs import Inputs
+    from raysft.studies.point_runs import Inputs
 
 # What may differ without a word when a study goes on: more seeds among it.
 FREE = ("run.name", "run.storage", "log", "tune", "bench.seeds", "scaling.max_failures")
@@ -27,16 +27,20 @@ def study_verb(
     study: Study,
     help: str,
     plan: Callable[["Config"], list[tuple[str, str]]],
-    measure: Callable[["Config", "Inputs", Path, Emit], dict[str, Any]],
+    measure: Callable[["Inputs", Emit], dict[str, Any]],
 ) -> Verb:
-    """measure: with config, inputs and run directory, on the Ray that is there, to the summary."""
+    """measure: on the Ray that is there, to the summary."""
 
     def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         from raysft.verbs.inputs import beside_ray, read_inputs
 
-        inputs = beside_ray(config, emit, lambda there: read_inputs(config, run_dir, emit, there))
-        chosen = settled(config, inputs.hf_config, run_dir, emit)
-        return measure(chosen, inputs, run_dir, emit)
+        read = beside_ray(config, emit, lambda there: read_inputs(config, run_dir, emit, there))
+        from raysft.studies.point_runs import Inputs
+
+        chosen, data = settled(config, read.hf_config, run_dir, emit), read.prepared
+        tokenizer = read.template.tokenizer
+        shared = Inputs(chosen, read.hf_config, tokenizer, data.train, data.heldout, run_dir)
+        return measure(shared, emit)
 
     def tables(summary: Summary, results: Results | None) -> Iterable[RenderableType]:
         return study.tables(results) if results and summary["status"] == "done" else ()

@@ -27,6 +27,7 @@ STUDIES = (
     "run.max_steps=2",
     "schedule.warmup_steps=1",
 )
+POSITIONS = 128  # of the small model that stands for the user's own
 SHORT = ("run.max_steps=10", "eval.every_steps=5", "scaling.workers=1")
 
 
@@ -57,6 +58,8 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
             return []
     file = folder / config
     resolved = load_config(str(file) if file.exists() else config, documented.overrides(words))
+    if resolved.model.path == "./my-model":
+        extra = [*extra, "--set", f"batch.seq_len={POSITIONS}"]
     if resolved.on_gpu or resolved.data.path != DEMO:
         extra = [*extra, "--dry-run"]
     return extra

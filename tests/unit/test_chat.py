@@ -134,7 +134,7 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -> None:
 
     def wait_for(words: str) -> None:
         nonlocal seen
-        until = time.monotonic() + 120
+        until = time.monotonic() + 240
         while words not in seen:
             assert time.monotonic() < until, seen[-500:]
             seen += os.read(terminal, 4096).decode(errors="replace")

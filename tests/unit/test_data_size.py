@@ -113,7 +113,16 @@ def test_rows_by_hand() -> None:
     assert rows[1].gain is not None
     assert rows[1].gain.mean == pytest.approx(-0.4, abs=0.01)
     assert rows[0].gap.mean == pytest.approx(rows[0].heldout.mean - 0.5)
+    assert rows[0].variance is not None
     assert rows[0].variance > 0
+
+
+def test_one_subset_tells_no_variance(tmp_path: Path) -> None:
+    found = results(case(100, "steps", 0, 2.0), case(400, "steps", 0, 1.0))
+    assert [(row.bias, row.variance) for row in rows_of(found, "steps")] == [(None, None)] * 2
+    assert "is not told by one subset" in verdict(found)
+    write_report(found, tmp_path)
+    assert (tmp_path / PLOT).exists()
 
 
 def test_report_and_points(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.Monkey
     clock = StepClock(CPU)
     for applied in (True, True, False, True):  # 9, 2, 1 and 4 seconds
         clock.start()
-        clock.stop(StepData([], 60, 30, 600), applied=applied)
+        clock.stop(StepData([], 60, 30, 30, 600), applied=applied)
     assert clock.summary() == {
         "tokens_per_second": 20.0,
         "supervised_tokens_per_second": 10.0,
@@ -157,7 +157,7 @@ def test_a_gpu_times_its_steps_itself_and_waits_when_it_is_asked(
     for milliseconds in (9000.0, 2000.0, 4000.0):
         clock.start()
         Event.now_ms += milliseconds
-        laps.append(clock.stop(StepData([], 60, 30, 600), applied=True))
+        laps.append(clock.stop(StepData([], 60, 30, 30, 600), applied=True))
     assert all(lap.marks[1].at_ms is None for lap in laps if lap.marks)
     assert [lap.seconds for lap in laps] == [9.0, 2.0, 4.0]
     assert [lap.marks for lap in laps] == [None] * 3

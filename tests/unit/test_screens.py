@@ -216,6 +216,7 @@ def test_an_audit(width: int) -> None:
     sources = [{"path": "/a/long/way/" * 9 + "x.jsonl", "weight": 0.5, "format": "alpaca",
                 "records": 123_456_789}]  # fmt: skip
     facts = {**AUDIT, "sources": sources, "tokens": 12_345_678_901, "histogram": HISTOGRAM}
+    facts |= {"prompt_loss_weight": 0.5, "prompt_loss_share": 0.31}
     console = terminal_of(width)
     data_tables.print_audit(facts, console)
     text = console.export_text()

@@ -23,8 +23,11 @@ def draw(results: Results, path: Path) -> None:
     matches.set(title="Exact match", ylabel="share of the held-out answers", ylim=(0, 1))
     rows = rows_of(results, "steps")
     sizes = [row.records for row in rows]
-    parts.plot(sizes, [row.bias for row in rows], "o-", color=RED, label="bias and noise")
-    parts.plot(sizes, [row.variance for row in rows], "o-", color=GREY, label="variance")
+    told = [(row.records, row.bias, row.variance) for row in rows if row.variance is not None]
+    for column, color, label in ((1, RED, "bias and noise"), (2, GREY, "variance")):
+        if told:  # by more than one subset
+            values = [row[column] for row in told]
+            parts.plot([row[0] for row in told], values, "o-", color=color, label=label)
     parts.set(title="What the held-out loss is made of, equal steps", ylabel="nats a token")
     for axes in (losses, parts, matches):
         axes.set(xscale="log", xlabel="training records n")

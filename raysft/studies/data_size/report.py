@@ -65,6 +65,8 @@ def of_gain(rows: list[Row]) -> str:
 
 def of_parts(rows: list[Row]) -> str:
     first, last = rows[0], rows[-1]
+    if first.variance is None or last.variance is None:
+        return "What of it is variance over subsets is not told by one subset."
     return (
         f"From {first.records:,} to {last.records:,} records its variance over subsets goes from "
         f"{first.variance:.3f} to {last.variance:.3f} nats a token, and bias with noise from "

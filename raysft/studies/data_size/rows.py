@@ -22,8 +22,10 @@ class Row(NamedTuple):
     train: Interval
     gap: Interval  # of the held-out loss over the training loss
     exact_match: Interval | None
-    bias: float  # loss of the mean of the subsets' predictions: bias and the noise of the data
-    variance: float  # how far the mean of their losses is above it
+    # Loss of the mean of the subsets' predictions, which is bias and the noise of the data, and how
+    # far the mean of their losses is above it. One subset tells neither.
+    bias: float | None
+    variance: float | None
     gain: Interval | None  # held-out loss less that of the size before, paired by seed
 
 
@@ -51,7 +53,9 @@ def rows_of(results: Results, matched: str) -> list[Row]:
 
 
 def row_of(cases: list[Case], before: list[Case]) -> Row:
-    bias, variance = bias_and_variance([case["token_losses"] for case in cases])
+    bias, variance = None, None
+    if len(cases) > 1:
+        bias, variance = bias_and_variance([case["token_losses"] for case in cases])
     matches = [case["exact_match"] for case in cases]
     return Row(
         records=cases[0]["records"],

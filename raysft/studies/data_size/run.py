@@ -1,37 +1,29 @@
 """What more records buy: runs on subsets that double, by optimizer steps and by epochs."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import UserError
-from raysft.runs import events, rundir
-from raysft.runs.events import Emit, Event
-from raysft.runtime.fit import fit
-from raysft.runtime.trainer import Placement
+from raysft.runs import rundir
+from raysft.runs.events import Emit
 from raysft.studies.data_size.report import STUDY
+from raysft.studies.point_runs import (
+    Inputs,
+    Placed,
+    check_heldout,
+    config_at,
+    require_heldout,
+    train_once,
+)
 from raysft.studies.points import Point, run_study
 
 FEWEST = 100  # records, where the config names no sizes
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What all points share."""
-
-    config: Config
-    hf_config: Any
-    tokenizer: Any
-    train: TokenDataset
-    heldout: TokenDataset
-    run_dir: Path
 
 
 def check(config: Config) -> None:
@@ -41,11 +33,7 @@ def check(config: Config) -> None:
             "run.max_steps is not set: the sizes are compared at equal optimizer steps, and at as "
             "many epochs as those are of the largest size"
         )
-    if not config.data.eval_fraction and config.data.eval_path is None:
-        raise UserError(
-            "sizes are compared by their held-out loss, and no record is held out: set "
-            "data.eval_fraction or data.eval_path"
-        )
+    check_heldout(config, "sizes")
 
 
 def sizes(config: Config, num_records: int) -> list[int]:
@@ -84,17 +72,9 @@ def steps_of(config: Config, records: int, most: int) -> dict[str, int]:
 
 def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study; returns its summary. Raises UserError where no record is held out."""
-    if not len(inputs.heldout):
-        raise UserError(
-            "sizes are compared by their held-out loss, and no record is held out of so few: "
-            "raise data.eval_fraction, or set data.eval_path"
-        )
-
-    def measure(point: Point, folder: Path, placed: Callable[[Placement], None]) -> dict[str, Any]:
-        return measure_size(inputs, point, folder, placed)
-
-    config, listed = inputs.config, points(inputs.config, len(inputs.train))
-    return run_study(STUDY, listed, measure, config, inputs.run_dir, emit)
+    require_heldout(inputs.heldout, "sizes")
+    listed = points(inputs.config, len(inputs.train))
+    return run_study(STUDY, listed, measure_size, inputs, emit)
 
 
 def subset(train: TokenDataset, records: int, seed: int) -> TokenDataset:
@@ -109,33 +89,13 @@ def subset(train: TokenDataset, records: int, seed: int) -> TokenDataset:
     )
 
 
-def point_config(config: Config, point: Point) -> Config:
-    overrides = {
-        "run.seed": point["seed"],
-        "run.max_steps": point["steps"],
-        "checkpoint.every_steps": 0,
-        "eval.every_steps": 0,
-    }
-    return validate(with_overrides(config.model_dump(mode="json"), overrides), "bench")
-
-
-def measure_size(
-    inputs: Inputs, point: Point, folder: Path, placed: Callable[[Placement], None]
-) -> dict[str, Any]:
+def measure_size(inputs: Inputs, point: Point, folder: Path, placed: Placed) -> dict[str, Any]:
     """Train on a subset, and measure the model that comes of it."""
     from raysft.studies.data_size.measure import measured
 
-    config = point_config(inputs.config, point)
+    overrides = {"run.seed": point["seed"], "run.max_steps": point["steps"]}
+    config = config_at(inputs.config, overrides)
     train = subset(inputs.train, point["records"], point["seed"])
-    observed: dict[str, Any] = {}
-
-    def keep(event: Event) -> None:
-        if isinstance(event, events.Workers):
-            observed.update(event.observed)
-
-    fit(
-        config, train, inputs.heldout, inputs.hf_config, inputs.tokenizer, folder, keep,
-        placed=placed,
-    )  # fmt: skip
+    _, observed = train_once(inputs, config, folder, placed, train=train, heldout=inputs.heldout)
     found = measured(config, folder / rundir.MODEL, train, inputs.heldout)
     return {**found, "observed": observed}
