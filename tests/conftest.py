@@ -3,9 +3,11 @@
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,16 +58,43 @@ def run_raysft(
         if address_space:
             resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
-    done = subprocess.run(
-        [Path(sys.executable).parent / "raysft", *map(str, args)],
+    command = [Path(sys.executable).parent / "raysft", *args]
+    env = os.environ | {"COLUMNS": "120"} | env
+    return run_command(command, cwd, env, timeout, preexec_fn=limit)
+
+
+def run_command(
+    command: Sequence[str | Path],
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float,
+    **options: Any,
+) -> Outcome:
+    """Fails the test, with what the command has said, where it has not ended after `timeout` s.
+
+    options: of Popen.
+    """
+    process = subprocess.Popen(
+        [*map(str, command)],
         cwd=cwd,
-        env=os.environ | {"COLUMNS": "120"} | env,
-        capture_output=True,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        preexec_fn=limit,
+        **options,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+        return Outcome(process.returncode, stdout, stderr)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = []
+        with suppress(subprocess.TimeoutExpired):  # what it has started may hold its streams
+            said = [stream[-2000:] for stream in process.communicate(timeout=5)]
+        pytest.fail(
+            "\n".join([f"no end after {timeout} s: {shlex.join(map(str, command))}", *said])
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
