@@ -6,11 +6,13 @@ import resource
 import shlex
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -22,6 +24,38 @@ settings.load_profile("fixed")
 # Modules that take minutes, the longest first: begun before the others, so that no core waits for
 # the last of them at the end.
 LONG = ("test_two_hosts", "test_errors_cli", "test_tune_cli", "test_readme", "test_faults")
+
+
+HANGS_S = 600.0  # after which the stacks of a test's processes are shown; pyproject.toml ends it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REAL_STDERR] = os.dup(2)  # nothing is captured yet
+
+
+REAL_STDERR = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    timer = threading.Timer(HANGS_S, show_stacks, [item.nodeid, item.config.stash[REAL_STDERR]])
+    timer.daemon = True
+    timer.start()
+    try:
+        return (yield)
+    finally:
+        timer.cancel()
+
+
+def show_stacks(test: str, stderr: int) -> None:
+    """Where this process and all that it has started stand."""
+    here = psutil.Process()
+    os.write(stderr, f"\n{test} runs for {HANGS_S:.0f} s\n".encode())
+    for process in [here, *here.children(recursive=True)]:
+        with suppress(psutil.Error):
+            if "python" in process.exe():
+                dump = ["py-spy", "dump", "--nonblocking", "--pid", str(process.pid)]
+                subprocess.run(dump, stdout=stderr, stderr=stderr, timeout=30)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
