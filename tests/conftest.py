@@ -133,8 +133,14 @@ def run_command(
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tokenised sets of the tests go here, and none is found from an earlier run."""
+    """Tokenised sets of the tests go here, and none is found from an earlier run.
+
+    But what DeepSpeed compiles, for a minute, is where it always is.
+    """
     folder = tmp_path_factory.mktemp("cache")
+    compiled = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
+    compiled.mkdir(parents=True, exist_ok=True)
+    (folder / compiled.name).symlink_to(compiled)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
