@@ -120,7 +120,8 @@ def main() -> None:
     arguments = parser.parse_args()
     as_a_worker()
     engine, reads = engine_and_data(arguments.tokenizer, arguments.data, arguments.stage)
-    from raysft.estimate.shape import Dims, flops
+    from raysft.estimate.families import gpt2_dims
+    from raysft.estimate.shape import flops
     from raysft.train.memory import keep_freed_memory
     from raysft.train.objectives.sft import SFT
     from raysft.train.step import train_step
@@ -138,7 +139,7 @@ def main() -> None:
             norm_limit=float("inf"),
         )
         seconds = time.perf_counter() - started
-        done = flops(Dims(*DIMS), data.tokens, data.pairs, data.supervised_tokens)
+        done = flops(gpt2_dims(*DIMS), data.tokens, data.pairs, data.supervised_tokens)
         print(f"step {number}: {data.tokens} tokens, {seconds:.2f} s", flush=True)
         return sum(done.values()) / seconds
 

@@ -1,8 +1,8 @@
-"""Peak memory of a worker, predicted and measured, for GPT-2 small in several layouts.
+"""Peak memory of a worker, predicted and measured, in several layouts.
 
-    python benchmarks/memory.py --out DIR
+    python benchmarks/memory.py --out DIR [--model FOLDER]
 
-Runs `raysft bench seq-len` for each layout that DIR has no results of, and prints one table of all.
+Of GPT-2 small, or of the model whose config.json is in FOLDER, from random weights. Runs `raysft bench seq-len` for each layout that DIR has no results of, and prints one table of all.
 """
 
 import argparse
@@ -16,8 +16,8 @@ from raysft.estimate.memory import memory_gib
 from raysft.estimate.shape import dims_of
 from raysft.studies.seq_len.run import Case, case_config
 
+GPT2 = ["model.shape={n_layer=12,n_embd=768,n_head=12,vocab_size=50257}"]
 COMMON = [
-    "model.shape={n_layer=12,n_embd=768,n_head=12,vocab_size=50257}",
     "bench.seq_lens=[512,1024]",
     "bench.steps=1",
     "bench.warmup_steps=1",
@@ -39,10 +39,10 @@ LAYOUTS = {
 }
 
 
-def run(name: str, out: Path) -> Path:
+def run(name: str, out: Path, model: list[str]) -> Path:
     results = out / name / "results.json"
     if not results.exists():
-        words = [w for s in (*COMMON, *LAYOUTS[name]) for w in ("--set", s)]
+        words = [w for s in (*model, *COMMON, *LAYOUTS[name]) for w in ("--set", s)]
         raysft = str(Path(sys.executable).parent / "raysft")
         command = [raysft, "bench", "seq-len", "bench-seq-len", "--name", name]
         subprocess.run([*command, "--set", f"run.storage={out}", *words], check=True)
@@ -52,11 +52,14 @@ def run(name: str, out: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out.resolve()
+    parser.add_argument("--model", type=Path)
+    arguments = parser.parse_args()
+    out, folder = arguments.out.resolve(), arguments.model
+    model = ["model.shape=none", f"model.path={folder.resolve()}"] if folder else GPT2
     print("| stage | workers | T | micro-batch, tokens | checkpointing | predicted | measured | |")
     print("|---|---|---|---|---|---|---|---|")
     for name in LAYOUTS:
-        found = json.loads(run(name, out).read_text())
+        found = json.loads(run(name, out, model).read_text())
         config = Config.model_validate_json(json.dumps(found["config"]))
         for case in found["cases"]:
             if "sequences" not in case["tables"] or case["status"] != "done":

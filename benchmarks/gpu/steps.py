@@ -85,7 +85,8 @@ def batches_of(case: dict[str, Any]) -> list[Any]:
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
     from raysft.estimate.devices import device_of
-    from raysft.estimate.shape import Dims, flops
+    from raysft.estimate.families import gpt2_dims
+    from raysft.estimate.shape import flops
     from raysft.train.objectives.sft import SFT
     from raysft.train.step import train_step
 
@@ -108,7 +109,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         seconds.append(time.perf_counter() - started)
     tokens = case["tokens"] * MICRO_BATCHES * T
     step_s = statistics.median(seconds)
-    done = sum(flops(Dims(*SHAPE, T, VOCABULARY), tokens, tokens * T, supervised).values())
+    done = sum(flops(gpt2_dims(*SHAPE, T, VOCABULARY), tokens, tokens * T, supervised).values())
     sheet = device_of(torch.cuda.get_device_name()) if CUDA else None
     if case.get("profile"):
         write_kernels(step, Path(sys.argv[1]).with_name(case["profile"]))

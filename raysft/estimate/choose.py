@@ -7,8 +7,8 @@ from math import inf
 
 from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
+from raysft.estimate.families import Dims
 from raysft.estimate.memory import GIB, layout_of, memory_bytes
-from raysft.estimate.shape import Dims
 
 # Of a micro-batch, from which on the device gains nothing more. On an H100 the host needs some
 # 60 ms to launch one of GPT-2 Large, in which its GPU computes about 4,096 tokens.

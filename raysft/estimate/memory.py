@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
-from raysft.estimate.shape import Dims, parameters
+from raysft.estimate.families import Dims
+from raysft.estimate.shape import parameters
 
 GIB = 2**30
 WEIGHT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -125,26 +126,46 @@ def gathered(layout: Layout, dims: Dims) -> float:
 def activations(layout: Layout, dims: Dims) -> float:
     """Kept by the forward pass for the backward, of all layers.
 
-    A token and layer keep 17 d numbers: the residual stream twice, both norms' outputs, query, key,
-    value, attention's output twice, and 4 d before and after GELU (counted in this code; the method
-    is that of Korthikanti et al. 2022, section 4.1). Eager attention keeps its H x T probabilities
-    twice. With activation checkpointing d a layer, and one layer in full.
+    With activation checkpointing d a layer, and one layer in full.
     """
-    token = 17.0 * dims.n_embd
-    if layout.eager:
-        token += 2.0 * dims.n_head * layout.record_tokens
+    token = kept(layout, dims)
     numbers = dims.n_layer * token
     if layout.checkpointing:
         numbers = dims.n_layer * dims.n_embd + token
     return layout.weight_bytes * layout.micro_batch_tokens * numbers
 
 
+def kept(layout: Layout, dims: Dims) -> float:
+    """Numbers that a layer keeps of a token, as it computes here, each as wide as a weight.
+
+    The method is that of Korthikanti et al. 2022, section 4.1; a test counts them. Attention keeps
+    queries, keys, values, and its output twice; an MLP what goes into its activation and what comes
+    out, and of a gated one the other factor and the product. A LayerNorm keeps what it reads, an
+    RMSNorm that in fp32 and what it has divided, and whoever reads a norm keeps what it gives. That
+    is 17 d of GPT-2. Attention with scores keeps H x T of them, twice or more.
+    """
+    d, query, key_value = dims.n_embd, dims.query, dims.key_value
+    wide = 4 / layout.weight_bytes  # fp32
+    mlp = dims.inner * (4 if dims.gated else 1 if dims.relu else 2)
+    attention = 3.0 * query + 2 * key_value
+    norm = wide + (wide if dims.weighs_in_fp32 else 1)
+    norms = dims.norms * norm if dims.rms_norm else 1 if dims.parallel else dims.norms
+    read = min(dims.norms, 2)
+    total = mlp + attention + d * (norms + read)
+    if dims.qk_norms:
+        total += norm * (query + key_value)
+    if layout.eager or dims.soft_capped:
+        total += (2 if layout.eager else 3) * dims.n_head * layout.record_tokens
+    return total
+
+
 def work_of_a_layer(layout: Layout, dims: Dims) -> float:
-    """What the backward pass of one layer needs at once: gradients of 4 d twice and d twice, and
-    on a CPU attention in fp32, eight of d."""
-    numbers = 10.0 * dims.n_embd * layout.weight_bytes
+    """What the backward pass of one layer needs at once: gradients inside the MLP and of the width
+    twice, and on a CPU attention in fp32, with its gradients."""
+    inside = dims.inner * (4 if dims.gated else 2)
+    numbers = layout.weight_bytes * (inside + 2.0 * dims.n_embd)
     if not layout.on_gpu:
-        numbers = max(numbers, 8.0 * dims.n_embd * 4)
+        numbers = max(numbers, 4 * 4.0 * (dims.query + dims.key_value))
     return layout.micro_batch_tokens * numbers
 
 

@@ -8,8 +8,9 @@ from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.estimate.choose import choose
 from raysft.estimate.devices import DATASHEET
+from raysft.estimate.families import Dims
 from raysft.estimate.memory import GIB, Layout, activations, layout_of, memory_bytes
-from raysft.estimate.shape import Dims, dims_of, flops, parameters
+from raysft.estimate.shape import dims_of, flops, parameters
 from raysft.estimate.step_time import Hardware, StepTime, scaling, step_time, traffic_bytes
 
 # Stage, optimizer offloaded, parameters offloaded.

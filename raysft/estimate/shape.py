@@ -1,15 +1,15 @@
 """The dimensions of the model a config names, its parameters, and its floating-point operations."""
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from raysft.config.data import DEMO, DEMO_VOCABULARY
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.families import FAMILIES, GPT2_NAMES, Dims, dims_of_family, gpt2_dims
 
 GPT2_VOCABULARY = 50_257
 # n_layer, n_embd, n_head of the models on the hub, where no file says it (Radford et al. 2019).
@@ -21,28 +21,16 @@ ON_THE_HUB = {
 }
 
 
-@dataclass(frozen=True)
-class Dims:
-    """A GPT-2, whose LM head shares the weight of the token embedding where it is tied."""
-
-    n_layer: int
-    n_embd: int
-    n_head: int
-    n_positions: int
-    vocabulary: int
-    tied: bool = True
-
-
 def dims_of(config: Config) -> Dims:
     """From `model.shape`, a local folder's config.json, or the name of a GPT-2 on the hub.
 
-    Raises UserError: none of these says it, or the model is no GPT-2.
+    Raises UserError: none of these says it, or the model is of none of FAMILIES.
     """
     model = config.model
     if model.init == "scratch" and model.shape:
         shape = model.shape
         vocabulary = shape.vocab_size or tokens_known(config)
-        return Dims(shape.n_layer, shape.n_embd, shape.n_head, shape.n_positions, vocabulary)
+        return gpt2_dims(shape.n_layer, shape.n_embd, shape.n_head, shape.n_positions, vocabulary)
     path = str(model.path)
     file = Path(path).expanduser() / "config.json"
     if file.is_file():
@@ -55,11 +43,11 @@ def dims_of(config: Config) -> Dims:
             'or set model.init = "scratch" and model.shape'
         )
     n_layer, n_embd, n_head = ON_THE_HUB[name]
-    return Dims(n_layer, n_embd, n_head, 1024, GPT2_VOCABULARY)
+    return gpt2_dims(n_layer, n_embd, n_head, 1024, GPT2_VOCABULARY)
 
 
 def dims_of_json(file: Path) -> Dims:
-    """Raises UserError where it is damaged, or of a model that is no GPT-2."""
+    """Raises UserError where it is damaged, or of a family that is not known."""
     try:
         raw: Any = json.loads(file.read_text())
         if not isinstance(raw, dict):
@@ -69,62 +57,22 @@ def dims_of_json(file: Path) -> Dims:
         raise UserError(f"model.path: {file} is damaged: {error}") from None
     if dims is None:
         raise UserError(
-            f"model.path: {file} is of type {raw.get('model_type')!r}; the arithmetic here is of "
-            "GPT-2 with an MLP of 4 x n_embd"
+            f"model.path: {file} is of type {raw.get('model_type')!r}, or a variant, whose "
+            f"arithmetic is not known here: it is of {', '.join(f.name for f in FAMILIES.values())}"
         )
     return dims
-
-
-# What transformers takes for a key that a config.json of GPT-2 lacks, and its other names for them.
-GPT2_DEFAULTS = {
-    "n_layer": 12, "n_embd": 768, "n_head": 12, "n_positions": 1024, "vocab_size": GPT2_VOCABULARY,
-}  # fmt: skip
-GPT2_ALIASES = {
-    "num_hidden_layers": "n_layer", "hidden_size": "n_embd", "num_attention_heads": "n_head",
-    "max_position_embeddings": "n_positions",
-}  # fmt: skip
-
-
-def gpt2(raw: dict[str, Any]) -> Dims | None:
-    """None where its MLP is not 4 times as wide as the model, or attends to another model.
-
-    Raises ValueError where a size is no whole number.
-    """
-    named = {GPT2_ALIASES.get(key, key): value for key, value in raw.items()}
-    sizes = {key: named.get(key, default) for key, default in GPT2_DEFAULTS.items()}
-    for key, value in sizes.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{key} is {value!r}, not a whole number above 0")
-    if named.get("n_inner") not in (None, 4 * sizes["n_embd"]) or named.get("add_cross_attention"):
-        return None
-    n_layer, n_embd, n_head, n_positions, vocabulary = sizes.values()
-    tied = named.get("tie_word_embeddings", True) is not False
-    return Dims(n_layer, n_embd, n_head, n_positions, vocabulary, tied)
-
-
-class Family(NamedTuple):
-    name: str
-    dims: Callable[[dict[str, Any]], Dims | None]  # of a Hugging Face config as a dict
-
-
-FAMILIES = {"gpt2": Family("GPT-2", gpt2)}  # by the model_type of their configs
-
-
-def dims_of_family(raw: dict[str, Any]) -> Dims | None:
-    """Of a Hugging Face config as a dict; None where this arithmetic does not hold for it."""
-    family = FAMILIES.get(raw.get("model_type", ""))
-    return family.dims(raw) if family else None
 
 
 def dims_of_size(raw: dict[str, Any]) -> Dims | None:
     """A GPT-2 of the layers, width, heads and vocabulary that a Hugging Face config of any family
     names: for a rough figure. None where it does not name them."""
     text = raw.get("text_config") or raw
-    names = {*GPT2_DEFAULTS, *GPT2_ALIASES}
-    sizes = {GPT2_ALIASES.get(key, key): text[key] for key in names if type(text.get(key)) is int}
-    if not {"n_layer", "n_embd", "n_head"} <= sizes.keys():
+    names = {*FAMILIES["gpt2"].defaults, *GPT2_NAMES} - {"n_inner"}
+    given = {GPT2_NAMES.get(key, key): text[key] for key in names if type(text.get(key)) is int}
+    if not {"num_hidden_layers", "hidden_size", "num_attention_heads"} <= given.keys():
         return None
-    return gpt2(sizes | {"tie_word_embeddings": text.get("tie_word_embeddings", True)})
+    given["tie_word_embeddings"] = text.get("tie_word_embeddings", True)
+    return dims_of_family({"model_type": "gpt2", **given})
 
 
 def tokens_known(config: Config) -> int:
@@ -149,28 +97,32 @@ def tokens_in(file: Path, changed: int) -> int:  # noqa: ARG001 (part of what is
 
 
 def parameters(dims: Dims) -> dict[str, int]:
-    """Parameters by part. A block: attention 4 d² + 4 d, MLP 8 d² + 5 d, two norms 4 d.
+    """Parameters by part. A layer: attention 2 d (query + key), MLP 2 or 3 times d x inner, and its
+    biases and norms. Of GPT-2 that is 4 d² + 4 d, 8 d² + 5 d, and two norms 4 d.
 
-    Radford et al. 2019, and the weights that transformers makes of its GPT2Config.
+    The weights that transformers makes of each config.
     """
-    d = dims.n_embd
-    head = {} if dims.tied else {"LM head": dims.vocabulary * d}
+    d, layers = dims.n_embd, dims.n_layer
+    embedding = dims.vocabulary * d
+    mlp = (3 if dims.gated else 2) * d * dims.inner
     return {
-        "token embedding": dims.vocabulary * d,
-        "position embedding": dims.n_positions * d,
-        "attention": dims.n_layer * (4 * d * d + 4 * d),
-        "mlp": dims.n_layer * (8 * d * d + 5 * d),
-        "norms": dims.n_layer * 4 * d + 2 * d,
-        **head,
+        "token embedding": embedding,
+        **({"position embedding": dims.positions} if dims.positions else {}),
+        "attention": layers * (2 * d * (dims.query + dims.key_value) + dims.attention_vectors),
+        "mlp": layers * (mlp + dims.mlp_vectors),
+        "norms": layers * dims.norm_vectors + dims.last,
+        **({} if dims.tied else {"LM head": embedding}),
     }
 
 
 def flops(dims: Dims, tokens: float, pairs: float, supervised: float) -> dict[str, float]:
     """Forward and backward FLOPs by part. `pairs`: the sum of the squared lengths of the records.
 
-    linear     6 x 12 L d² a token: 2 a weight forward, 4 backward (Kaplan et al. 2020, 2.1)
-    attention  12 L d a pair: two products over T x T forward, four backward (Narayanan et al. 2021,
-               section 3). All T x T pairs count, though a causal kernel skips half of them
+    linear     6 a weight of the layers' projections and token: 2 forward, 4 backward (Kaplan et al.
+               2020, 2.1); of GPT-2 6 x 12 L d²
+    attention  12 L q a pair, q the width of all queries: two products over T x T forward, four
+               backward (Narayanan et al. 2021, section 3). All T x T pairs count, though a causal
+               kernel or a sliding window skips some of them
     head       6 V d a supervised token; it is not computed for others
 
     What is computed twice to save memory does not count twice: these are the model's FLOPs, as in
@@ -178,8 +130,9 @@ def flops(dims: Dims, tokens: float, pairs: float, supervised: float) -> dict[st
     flops(dims, 1, T, 1).
     """
     d = dims.n_embd
+    weights = 2 * d * (dims.query + dims.key_value) + (3 if dims.gated else 2) * d * dims.inner
     return {
-        "linear": 6.0 * 12 * dims.n_layer * d * d * tokens,
-        "attention": 12.0 * dims.n_layer * d * pairs,
+        "linear": 6.0 * dims.n_layer * weights * tokens,
+        "attention": 12.0 * dims.n_layer * dims.query * pairs,
         "head": 6.0 * dims.vocabulary * d * supervised,
     }

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from math import ceil
 
+from raysft.estimate.families import Dims
 from raysft.estimate.memory import Layout
-from raysft.estimate.shape import Dims, flops, parameters
+from raysft.estimate.shape import flops, parameters
 
 UPDATE_BYTES = 34.0  # read and written a parameter: gradient 4+4, master and moments 24, weight 2
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from raysft.data.loader import StepData
-from raysft.estimate.shape import Dims, flops
+from raysft.estimate.families import Dims
+from raysft.estimate.shape import flops
 
 Mark = Any  # a moment: of perf_counter() on a CPU, an event of the device on a GPU
 

@@ -14,9 +14,9 @@ from torch import nn
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.families import dims_of_family
 from raysft.estimate.memory import GIB, layout_of
 from raysft.estimate.report import advice
-from raysft.estimate.shape import dims_of_family
 from raysft.model.cpu_bf16 import choose as choose_products
 from raysft.model.load import load_model
 from raysft.runs import events, provenance

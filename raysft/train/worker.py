@@ -16,7 +16,7 @@ from raysft.data.dataset import TokenDataset
 from raysft.data.loader import RankData
 from raysft.errors import NotFinite
 from raysft.estimate.devices import device_of
-from raysft.estimate.shape import dims_of_family
+from raysft.estimate.families import dims_of_family
 from raysft.model.load import DTYPES
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit

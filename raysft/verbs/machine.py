@@ -53,7 +53,8 @@ def fitted(
     that does not know the model, what a GPT-2 of its size would take.
     """
     from raysft.estimate.choose import SAFE, choose, needed_gib
-    from raysft.estimate.shape import dims_of_family, dims_of_size, parameters
+    from raysft.estimate.families import dims_of_family
+    from raysft.estimate.shape import dims_of_size, parameters
 
     known = dims_of_family(hf_config.to_dict())
     dims = known or dims_of_size(hf_config.to_dict())

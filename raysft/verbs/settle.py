@@ -19,7 +19,7 @@ def settled(config: "Config", hf_config: Any, run_dir: Path, emit: Emit) -> "Con
     if not config.left_open:
         return config
     from raysft.estimate.choose import choose
-    from raysft.estimate.shape import dims_of_family
+    from raysft.estimate.families import dims_of_family
     from raysft.runtime.device import device_there
 
     device = device_there(config)

@@ -10,14 +10,15 @@ from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.estimate import choose as choosing
 from raysft.estimate.choose import SAFE, choose, needed_gib
+from raysft.estimate.families import gpt2_dims
 from raysft.estimate.report import estimate
-from raysft.estimate.shape import Dims, dims_of
+from raysft.estimate.shape import dims_of
 from raysft.model.load import load_model_config, load_template
 from raysft.runs import events, rundir
 from raysft.runs.events import Event
 from raysft.verbs import settle
 
-LARGE = Dims(n_layer=36, n_embd=1280, n_head=20, n_positions=1024, vocabulary=50_257)
+LARGE = gpt2_dims(36, 1280, 20, 1024, 50_257)
 AUTO = (
     "engine.zero_stage=auto", "model.activation_checkpointing=auto",
     "batch.tokens_per_micro_batch=auto",

@@ -20,17 +20,10 @@ from raysft.data import demo
 from raysft.data.read import DEMO_RECORDS
 from raysft.errors import UserError
 from raysft.estimate.devices import device_of
+from raysft.estimate.families import Dims, dims_of_family, gpt2_dims
 from raysft.estimate.memory import LOGIT_BLOCK_BYTES, Layout, layout_of, memory_bytes, model_states
 from raysft.estimate.report import at, estimate, largest_micro_batch, total_gib
-from raysft.estimate.shape import (
-    Dims,
-    dims_of,
-    dims_of_family,
-    dims_of_json,
-    flops,
-    parameters,
-    tokens_known,
-)
+from raysft.estimate.shape import dims_of, dims_of_json, flops, parameters, tokens_known
 from raysft.estimate.step_time import Hardware, computed_flops, scaling, step_time, traffic_bytes
 from raysft.train import head_nll
 
@@ -40,7 +33,7 @@ FIXED = (
     "engine.zero_stage=3", "model.activation_checkpointing=true",
     "batch.tokens_per_micro_batch=4096",
 )  # fmt: skip
-LARGE = Dims(n_layer=36, n_embd=1280, n_head=20, n_positions=1024, vocabulary=50_257)
+LARGE = gpt2_dims(36, 1280, 20, 1024, 50_257)
 
 
 def on_meta(dims: Dims) -> GPT2LMHeadModel:
@@ -182,9 +175,9 @@ def test_the_vocabulary_is_read_from_the_tokenizers_file(tmp_path: Path) -> None
 def test_dimensions_of_a_folder(tmp_path: Path) -> None:
     GPT2Config(n_layer=3, n_embd=24, n_head=2, vocab_size=99).save_pretrained(tmp_path)
     config = load_config("gpt2", [f"model.path={tmp_path}"])
-    assert dims_of(config) == Dims(3, 24, 2, 1024, 99)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    with pytest.raises(UserError, match="'llama'"):
+    assert dims_of(config) == gpt2_dims(3, 24, 2, 1024, 99)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mamba"}))
+    with pytest.raises(UserError, match="'mamba'"):
         dims_of(config)
     with pytest.raises(UserError, match="not known here"):
         dims_of(load_config("gpt2", ["model.path=someone/something"]))

@@ -12,7 +12,7 @@ from raysft.cli.runs_table import read as read_folder
 from raysft.config.load import load_config
 from raysft.data.loader import StepData
 from raysft.errors import UserError
-from raysft.estimate.shape import Dims
+from raysft.estimate.families import gpt2_dims
 from raysft.runs import rundir, snapshot
 from raysft.runs.events import Checkpoint, Metrics, Started
 from raysft.runs.loggers import jsonl_logger
@@ -122,7 +122,7 @@ def test_clock_leaves_out_the_first_and_skipped_steps(monkeypatch: pytest.Monkey
         "step_time_p95_s": pytest.approx(3.9),
     }
     # 6 seconds, 120 tokens, 60 of them supervised, 1,200 pairs; see test_estimate for the parts.
-    dims = Dims(n_layer=1, n_embd=2, n_head=1, n_positions=8, vocabulary=3)
+    dims = gpt2_dims(1, 2, 1, 8, 3)
     assert clock.flops_per_second(dims) == (72 * 4 * 120 + 12 * 2 * 1200 + 6 * 3 * 2 * 60) / 6
 
 

@@ -10,8 +10,9 @@ import numpy as np
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import OutOfMemory, RunError
+from raysft.estimate.families import FAMILIES, Dims, dims_of_family
 from raysft.estimate.memory import memory_gib
-from raysft.estimate.shape import FAMILIES, Dims, dims_of_family, flops, parameters
+from raysft.estimate.shape import flops, parameters
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit, Event
 from raysft.runtime.fit import fit
