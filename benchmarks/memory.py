@@ -2,7 +2,8 @@
 
     python benchmarks/memory.py --out DIR [--model FOLDER]
 
-Of GPT-2 small, or of the model whose config.json is in FOLDER, from random weights. Runs `raysft bench seq-len` for each layout that DIR has no results of, and prints one table of all.
+Of GPT-2 small, or of the model whose config.json is in FOLDER, from random weights. Runs `raysft
+bench seq-len` for each layout that DIR has no results of, and prints one table of all.
 """
 
 import argparse
