@@ -1,6 +1,7 @@
 """The dimensions of the model a config names, its parameters, and its floating-point operations."""
 
 import json
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +23,8 @@ ON_THE_HUB = {
 
 
 def dims_of(config: Config) -> Dims:
-    """From `model.shape`, a local folder's config.json, or the name of a GPT-2 on the hub.
+    """From `model.shape`, the config.json of a local folder or of the hub's cache, or the name of a
+    GPT-2 on the hub.
 
     Raises UserError: none of these says it, or the model is of none of FAMILIES.
     """
@@ -32,18 +34,30 @@ def dims_of(config: Config) -> Dims:
         vocabulary = shape.vocab_size or tokens_known(config)
         return gpt2_dims(shape.n_layer, shape.n_embd, shape.n_head, shape.n_positions, vocabulary)
     path = str(model.path)
-    file = Path(path).expanduser() / "config.json"
-    if file.is_file():
+    name = path.removeprefix("openai-community/")
+    local = Path(path).expanduser() / "config.json"
+    file = local if local.is_file() or name in ON_THE_HUB else cached(path)
+    if file is not None and file.is_file():
         dims = dims_of_json(file)
         return replace(dims, vocabulary=tokens_known(config)) if model.init == "scratch" else dims
-    name = path.removeprefix("openai-community/")
     if name not in ON_THE_HUB:
         raise UserError(
-            f"model.path: the dimensions of {path!r} are not known here. Name a local folder, "
-            'or set model.init = "scratch" and model.shape'
+            f"model.path: the dimensions of {path!r} are not known here. Name a local folder, or a "
+            'model that the hub\'s cache has, or set model.init = "scratch" and model.shape'
         )
     n_layer, n_embd, n_head = ON_THE_HUB[name]
     return gpt2_dims(n_layer, n_embd, n_head, 1024, GPT2_VOCABULARY)
+
+
+def cached(hub_id: str) -> Path | None:
+    """The config.json that a download has left."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    with suppress(HFValidationError):
+        found = try_to_load_from_cache(hub_id, "config.json")
+        return Path(found) if isinstance(found, str) else None
+    return None
 
 
 def dims_of_json(file: Path) -> Dims:
@@ -52,7 +66,7 @@ def dims_of_json(file: Path) -> Dims:
         raw: Any = json.loads(file.read_text())
         if not isinstance(raw, dict):
             raise ValueError(f"it holds a {type(raw).__name__}, not an object")
-        dims = dims_of_family(raw)
+        dims = dims_of_family(raw.get("text_config") or raw)  # of a model for images its text part
     except ValueError as error:
         raise UserError(f"model.path: {file} is damaged: {error}") from None
     if dims is None:

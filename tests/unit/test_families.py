@@ -1,6 +1,7 @@
 """The arithmetic of each family of models, against the models that transformers builds."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.config.load import load_config
+from raysft.errors import UserError
 from raysft.estimate.families import FAMILIES, dims_of_family
 from raysft.estimate.memory import kept, layout_of
-from raysft.estimate.shape import flops, parameters
+from raysft.estimate.shape import dims_of, flops, parameters
 from raysft.model.load import DTYPES, load_model
 
 SMALL = {
@@ -129,3 +131,26 @@ def test_what_a_layer_keeps_for_the_backward_pass(
     expected = kept(layout, dims) - attention - scores
     found = (counted[1] - counted[0]) / tokens / layout.weight_bytes
     assert found == pytest.approx(expected, rel=0.03)
+
+
+def test_a_config_in_the_cache_of_the_hub_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo = tmp_path / "models--acme--small"
+    snapshot = repo / "snapshots/abc"
+    (repo / "refs").mkdir(parents=True)
+    (repo / "refs/main").write_text("abc")
+    AutoConfig.for_model("qwen3", **SMALL).save_pretrained(snapshot)
+    dims = dims_of(load_config("gpt2", ["model.path=acme/small"]))
+    assert (dims.n_layer, dims.query, dims.key_value) == (3, 4 * 128, 2 * 128)
+    for unknown in ("acme/other", "not/a/name", "../up"):
+        with pytest.raises(UserError, match="are not known here"):
+            dims_of(load_config("gpt2", [f"model.path={unknown}"]))
+
+
+def test_of_a_model_for_images_the_text_counts(tmp_path: Path) -> None:
+    config = AutoConfig.for_model("gemma3", text_config=SMALL | {"head_dim": 32})
+    config.save_pretrained(tmp_path)
+    dims = dims_of(load_config("gpt2", [f"model.path={tmp_path}"]))
+    assert dims == dims_of_family(config.text_config.to_dict())
