@@ -10,7 +10,7 @@ OTHER_NAMES = {
     "adam_beta1": "optim.betas",
     "adam_beta2": "optim.betas",
     "adam_epsilon": "optim.eps",
-    "lr_scheduler_type": "schedule.min_lr_ratio",
+    "lr_scheduler_type": "schedule.name",
     "output_dir": "run.storage",
     "run_name": "run.name",
     "bf16": "engine.precision",
@@ -50,7 +50,7 @@ OTHER_NAMES = {
     "val_set_size": "data.eval_fraction",
     "train_on_inputs": "data.prompt_loss_weight",
     "optimizer": "optim.name",
-    "lr_scheduler": "schedule.min_lr_ratio",
+    "lr_scheduler": "schedule.name",
     "flash_attention": "model.attention",
     "gradient_clipping": "optim.max_grad_norm",
     "deepspeed": "engine.zero_stage",
@@ -113,7 +113,7 @@ SECTIONS = {
 # Names whose values mean something else than those of the key here.
 OTHER_VALUES = {
     *("gradient_accumulation_steps", "adam_beta1", "adam_beta2", "beta1", "beta2"),
-    *("lr_scheduler_type", "lr_scheduler", "bf16", "fp16", "torch_dtype", "dtype"),
+    *("bf16", "fp16", "torch_dtype", "dtype"),
     *("mixed_precision", "report_to", "attn_implementation", "flash_attention", "optimizer"),
     *("completion_only_loss", "train_on_inputs", "mask_history", "deepspeed", "warmup"),
 }

@@ -92,20 +92,32 @@ class Optim(Section):
 
 
 class Schedule(Section):
-    """The learning rate over the run: linear warmup to `optim.lr`, then a cosine down to a floor.
-    Skipped steps do not advance it."""
+    """The learning rate over the run: linear warmup to `optim.lr`, then what `name` says. Skipped
+    steps do not advance it."""
 
+    name: Literal["cosine", "linear", "constant", "inverse_sqrt", "wsd"] = "cosine"
+    """After the warmup: half a cosine, or a line, down to the floor; no change; one over the square
+    root of the step; or no change until the last steps and down to the floor in them
+    (warmup-stable-decay)."""
     warmup_ratio: Annotated[Fraction, Unit("of all steps")] | None = None
     """Length of warmup. When both warmup keys are absent, 0.05; set only one of them."""
     warmup_steps: StepsOrZero | None = None
     """Length of warmup. When absent, `warmup_ratio` decides."""
     min_lr_ratio: Annotated[Fraction, Unit("of `optim.lr`")] = 0.1
-    """Floor of the cosine, which the last step reaches. 1 keeps the rate constant after warmup."""
+    """Floor, which the last step reaches; of `"inverse_sqrt"` the least. `"constant"` has none."""
+    decay_ratio: Annotated[Fraction, Unit("of all steps")] | None = None
+    """How long `"wsd"` decays. When absent, 0.2."""
 
     @model_validator(mode="after")
     def check_one_warmup(self) -> "Schedule":
         if self.warmup_ratio is not None and self.warmup_steps is not None:
             raise ValueError("set warmup_ratio or warmup_steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def check_decay(self) -> "Schedule":
+        if self.decay_ratio is not None and self.name != "wsd":
+            raise ValueError(f'decay_ratio is of name = "wsd", and this is "{self.name}"')
         return self
 
 

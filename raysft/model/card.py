@@ -201,7 +201,8 @@ def training(config: Config, facts: Facts) -> Iterator[tuple[str, Any]]:
     records = "pairs" if facts.get("verb") in ("reward", "dpo") else "records"
     yield "global batch", f"{batch.global_batch_size:,} {records}"
     yield "optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"
-    yield "learning rate", f"{optim.lr:g}, by a cosine to {optim.lr * schedule.min_lr_ratio:g}"
+    floor = "" if schedule.name == "constant" else f" to {optim.lr * schedule.min_lr_ratio:g}"
+    yield "learning rate", f"{optim.lr:g}, {schedule.name}{floor}"
     yield "warmup", warmup
     yield "gradient clipping", optim.max_grad_norm
     yield "precision", config.engine.precision

@@ -1,10 +1,21 @@
 """Learning rate as a pure function of the number of applied optimizer steps."""
 
-import math
-
 from raysft.config.schema import Config
 from raysft.config.training import Schedule
+from raysft.train.schedules.constant import CONSTANT
+from raysft.train.schedules.cosine import COSINE
+from raysft.train.schedules.inverse_sqrt import INVERSE_SQRT
+from raysft.train.schedules.linear import LINEAR
+from raysft.train.schedules.shape import Place, Shape
+from raysft.train.schedules.wsd import WSD
 
+SHAPES: dict[str, Shape] = {  # by schedule.name
+    "cosine": COSINE,
+    "linear": LINEAR,
+    "constant": CONSTANT,
+    "inverse_sqrt": INVERSE_SQRT,
+    "wsd": WSD,
+}
 DEFAULT_WARMUP_RATIO = 0.05  # of all steps, where the config has neither ratio nor steps
 
 
@@ -16,20 +27,18 @@ def warmup_steps(schedule: Schedule, total_steps: int) -> int:
 
 
 def learning_rate(
-    applied_steps: int, *, lr: float, warmup_steps: int, total_steps: int, min_lr_ratio: float
+    applied_steps: int, *, lr: float, warmup_steps: int, total_steps: int, schedule: Schedule
 ) -> float:
     """The rate of the step that follows `applied_steps` earlier ones.
 
-    Linear warmup: step t of w (t = 1..w) has lr * t / w, so the first step already moves. Then a
-    cosine from lr to lr * min_lr_ratio (Loshchilov and Hutter 2017, equation 5, one cycle), whose
-    t and T count from the end of warmup: the rate does not jump there. The last step has the floor.
+    Linear warmup: step t of w (t = 1..w) has lr * t / w, so the first step already moves. Then what
+    `schedule.name` says.
     """
     if applied_steps < warmup_steps:
         return lr * (applied_steps + 1) / warmup_steps
-    floor = lr * min_lr_ratio
-    after_warmup = applied_steps + 1 - warmup_steps
-    progress = min(1.0, after_warmup / max(1, total_steps - warmup_steps))
-    return floor + (lr - floor) / 2 * (1 + math.cos(math.pi * progress))
+    after = applied_steps + 1 - warmup_steps
+    place = Place(after, max(1, total_steps - warmup_steps), warmup_steps)
+    return lr * SHAPES[schedule.name].factor(place, schedule)
 
 
 def rate_at(applied_steps: int, lr: float, schedule: Schedule, total_steps: int) -> float:
@@ -39,12 +48,12 @@ def rate_at(applied_steps: int, lr: float, schedule: Schedule, total_steps: int)
         lr=lr,
         warmup_steps=warmup_steps(schedule, total_steps),
         total_steps=total_steps,
-        min_lr_ratio=schedule.min_lr_ratio,
+        schedule=schedule,
     )
 
 
 def equation(config: Config) -> str:
-    """The schedule of a config in words: warmup, shape and floor."""
+    """The schedule of a config in words: warmup, and what follows it."""
     schedule, lr, steps = config.schedule, config.optim.lr, config.run.max_steps
     ratio = DEFAULT_WARMUP_RATIO if schedule.warmup_ratio is None else schedule.warmup_ratio
     if schedule.warmup_steps is not None:
@@ -54,4 +63,4 @@ def equation(config: Config) -> str:
     else:
         warmup = f"{ratio:g} of all steps"
     floor = f"{lr * schedule.min_lr_ratio:g} = {schedule.min_lr_ratio:g} x {lr:g}"
-    return f"0 to {lr:g} in {warmup}, then cosine to {floor}"
+    return f"0 to {lr:g} in {warmup}, then {SHAPES[schedule.name].words(schedule, floor)}"

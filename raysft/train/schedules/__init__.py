@@ -1,0 +1,1 @@
+"""What the learning rate does after the warmup: a file each."""
