@@ -23,6 +23,8 @@ OTHER_NAMES = {
     "save_steps": "checkpoint.every_steps",
     "save_total_limit": "checkpoint.keep",
     "eval_steps": "eval.every_steps",
+    "load_best_model_at_end": "checkpoint.keep_best",
+    "early_stopping_patience": "eval.patience",
     "max_seq_length": "batch.seq_len",
     "max_length": "batch.seq_len",
     "model_max_length": "batch.seq_len",

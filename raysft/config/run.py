@@ -83,6 +83,9 @@ class Checkpoint(Section):
     that loses its workers then starts over."""
     keep: Annotated[Count, Unit("checkpoints")] = 2
     """How many of the newest checkpoints stay on disk."""
+    keep_best: bool = False
+    """`model/` is that of the evaluation with the lowest held-out loss, and not the last one: it is
+    written whenever there is a better one."""
 
 
 class Eval(Section):
@@ -91,6 +94,9 @@ class Eval(Section):
     every_steps: StepsOrZero = 100
     """Steps between evaluations; there is also one before the first step and one after the last. 0
     leaves only those two."""
+    patience: Annotated[Count, Unit("evaluations")] | None = None
+    """The run ends after so many evaluations in a row without a lower held-out loss than before
+    them. When absent, it takes all its steps."""
     max_records: Records = 500
     """Most records held out, whether split off by `data.eval_fraction` or read from the start of
     `data.eval_path`."""

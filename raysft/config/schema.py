@@ -89,6 +89,15 @@ class Config(Section):
                     f"scaling.workers {workers} x batch.micro_batch_size "
                     f"{self.batch.micro_batch_size} = {step}"
                 )
+        holds_out = self.data.eval_fraction > 0 or self.data.eval_path is not None
+        for key in ("checkpoint.keep_best", "eval.patience"):
+            section, _, name = key.partition(".")
+            asked = getattr(getattr(self, section), name)
+            if asked and not (holds_out and self.eval.every_steps):
+                raise ValueError(
+                    f"{key} goes by the held-out loss along the run: set eval.every_steps, and "
+                    "data.eval_fraction or data.eval_path"
+                )
         if self.scaling.elastic and not self.checkpoint.every_steps:
             raise ValueError(
                 "scaling.workers [min, max] goes on from a checkpoint when their number changes: "

@@ -20,6 +20,9 @@ def due(step: int, every: int, *, last: int) -> bool:
     return step == last or (every > 0 and step % every == 0)
 
 
+WHILE_RUNNING = ("recent_norms", "evaluations_since_best")
+
+
 @dataclass
 class Progress:
     """The counters of a run, saved with every checkpoint: a resumed run goes on counting."""
@@ -35,6 +38,9 @@ class Progress:
     eval_loss_first: float | None = None
     eval_loss_last: float | None = None
     eval_instruction_loss_last: float | None = None
+    best_eval_loss: float | None = None  # of the evaluations after a step
+    best_step: int | None = None
+    evaluations_since_best: int = 0
     # What else the objective reports of the held-out records, before the first step and now.
     measures_first: dict[str, float | None] = field(default_factory=dict)
     measures_last: dict[str, float | None] = field(default_factory=dict)
@@ -61,10 +67,21 @@ class Progress:
         self.measures_last = {key: value for key, value in found.items() if key not in named}
         if self.step == 0:
             self.eval_loss_first, self.measures_first = loss, self.measures_last
+        elif loss is not None and (self.best_eval_loss is None or loss < self.best_eval_loss):
+            self.best_eval_loss, self.best_step, self.evaluations_since_best = loss, self.step, 0
+        else:
+            self.evaluations_since_best += 1
+
+    def is_best(self) -> bool:
+        """Now, right after an evaluation."""
+        return self.best_step == self.step
+
+    def is_over(self, patience: int | None) -> bool:
+        return patience is not None and self.evaluations_since_best >= patience
 
     def totals(self) -> dict[str, Any]:
-        """All but the window of norms, which is of use to a resumed run only."""
-        return {key: value for key, value in asdict(self).items() if key != "recent_norms"}
+        """All but what is of use to a resumed run only."""
+        return {key: value for key, value in asdict(self).items() if key not in WHILE_RUNNING}
 
 
 @dataclass

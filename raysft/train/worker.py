@@ -38,6 +38,8 @@ from raysft.train.request import RequestFlag
 from raysft.train.schedule import rate_at
 from raysft.train.step import StepResult, train_step
 
+ENDS_EARLY = "ending: no lower held-out loss in {} evaluations, the lowest was that of step {}"
+
 
 @dataclass(frozen=True)
 class WorkerJob:
@@ -81,6 +83,7 @@ def train_worker(
     if objective.prepares is not None:
         reads = objective.prepares(engine, reads, job.run_dir, emit)
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()
+    last = progress.step if progress.is_over(config.eval.patience) else last
     window, clock = Window(measures=objective.measures), StepClock(engine.device)
     saver = Saver(engine, job.tokenizer, job.run_dir, emit, job.identities)
     emit(events.Started(progress.step))
@@ -88,6 +91,8 @@ def train_worker(
         emit(events.Metrics(0, evaluate_into(progress, objective, engine, reads, emit)))
 
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
+    keeps_best, folder = job.exports and config.checkpoint.keep_best, job.run_dir / rundir.MODEL
+    difference: float | None = None  # of the model that was written, from the engine's
     request = RequestFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
     first = progress.step + 1  # of this process
@@ -95,7 +100,7 @@ def train_worker(
     clock.start()
     for data in waiting_for("data", reads.steps(progress.step, last, engine.device)):
         request.ask(progress.step + 1)
-        lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, last)
+        lr = rate_at(progress.applied_steps, config.optim.lr, config.schedule, job.total_steps)
         limit = spikes.norm_limit(progress.recent_norms, config.optim.skip_spikes)
         count = objective.counts(data)
         untried = told_of_the_model(job.hf_config) if progress.step + 1 == first else nullcontext()
@@ -114,6 +119,14 @@ def train_worker(
             emit(events.FirstStep())
             if not config.on_gpu:
                 keep_freed_memory()
+        found: Mapping[str, float | None] = {}
+        if due(step, config.eval.every_steps, last=last) or step in job.evaluates_after:
+            tick(step, progress.tokens_seen, "evaluation")
+            with phase("evaluation"):
+                found = evaluate_into(progress, objective, engine, reads, emit)
+            if step < last and progress.is_over(config.eval.patience):
+                last = step
+                emit(events.Status(ENDS_EARLY.format(config.eval.patience, progress.best_step)))
         every = config.checkpoint.every_steps
         saves = every > 0 and (asked != Request.GO_ON or due(step, every, last=last))
         line: dict[str, Any] = {}
@@ -123,12 +136,11 @@ def train_worker(
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window(measures=objective.measures)
-        if due(step, config.eval.every_steps, last=last) or step in job.evaluates_after:
-            tick(step, progress.tokens_seen, "evaluation")
-            with phase("evaluation"):
-                line |= evaluate_into(progress, objective, engine, reads, emit)
-        if line:
-            emit(events.Metrics(step, line))
+        if line or found:
+            emit(events.Metrics(step, {**line, **found}))
+        if found and keeps_best and progress.is_best():
+            tick(step, progress.tokens_seen, "export")
+            difference = export(engine, job.tokenizer, folder, reads.probe)
         if saves:
             tick(step, progress.tokens_seen, "checkpoint")
             with phase("checkpoint"):
@@ -138,14 +150,19 @@ def train_worker(
             emit(events.Profile(steps_to_profile, rows))
         if asked == Request.STOP:
             return {"interrupted": True}
+        if step == last:
+            break
         tick(step, progress.tokens_seen)
         clock.start()
 
     totals = progress.totals() | clock.summary() | saver.summary()
+    totals["ended_early"] = progress.step < job.total_steps
     if job.exports:
-        tick(progress.step, progress.tokens_seen, "export")
-        folder = job.run_dir / rundir.MODEL
-        totals["export_logit_difference"] = export(engine, job.tokenizer, folder, reads.probe)
+        if not keeps_best or progress.best_step is None:
+            tick(progress.step, progress.tokens_seen, "export")
+            difference = export(engine, job.tokenizer, folder, reads.probe)
+        totals["export_logit_difference"] = difference
+        totals["model_step"] = progress.best_step if keeps_best else progress.step
     tick(progress.step, progress.tokens_seen, "measuring the peak")
     totals |= utilisation(config, engine, clock)
     tick(progress.step, progress.tokens_seen, "ending the workers")

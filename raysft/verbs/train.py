@@ -173,7 +173,18 @@ def has_left(run_dir: Path) -> bool:
 def done(summary: Summary) -> str:
     first, last = summary["eval_loss_first"], summary["eval_loss_last"]
     heldout = "" if last is None else f", held-out loss {first:.4f} to {last:.4f}"
-    return f"done: {summary['steps']} steps{heldout}; model in {summary['model_dir']}"
+    model, kept = f"model in {summary['model_dir']}", summary.get("model_step")
+    if kept not in (None, summary["steps"]):
+        best = f"held-out loss {summary['best_eval_loss']:.4f}"
+        model = f"model of step {kept}, {best}, in {summary['model_dir']}"
+    return f"done: {summary['steps']} steps{early(summary)}{heldout}; {model}"
+
+
+def early(summary: Summary) -> str:
+    if not summary.get("ended_early"):
+        return ""
+    patience = summary["config"]["eval"]["patience"]
+    return f" (no lower held-out loss in {patience} evaluations)"
 
 
 def number(spec: str) -> Callable[[Any], str]:
@@ -188,6 +199,7 @@ def within_rounding(difference: float) -> str:
 # What it says, key of the summary, how it is written.
 CLOSING_ROWS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("steps", "steps", number(",")),
+    ("step of the model", "model_step", number(",")),
     ("tokens seen", "tokens_seen", number(",")),
     ("supervised tokens seen", "supervised_tokens_seen", number(",")),
     ("tokens/s", "tokens_per_second", number(",.0f")),

@@ -102,6 +102,7 @@ def test_a_number_in_quotes_is_not_a_number() -> None:
         ("model.attention=eager", 'set batch.packing = false, or model.attention = "sdpa"'),
         ("batch.seq_len=1024", "batch.seq_len 1024 is past model.shape.n_positions 512"),
         ("model.shape.n_head=3", "n_embd 128 is not a multiple of n_head 3"),
+        ("schedule.decay_ratio=0.1", 'decay_ratio is of name = "wsd"'),
         ("engine.offload_params=true", None),
         ("data.path=other.json", "set model.tokenizer"),
         ("model.init=pretrained", "path is missing"),
@@ -236,3 +237,10 @@ def test_both_spellings_at_once_are_refused() -> None:
     assert "data.mask_prompt is the old spelling of data.prompt_loss_weight" in message
     assert "mask_prompt 'maybe' is neither true nor false" in error_of("data.mask_prompt=maybe")
     assert "less than or equal to 1" in error_of("data.prompt_loss_weight=1.5")
+
+
+@pytest.mark.parametrize("asked", ["checkpoint.keep_best=true", "eval.patience=2"])
+@pytest.mark.parametrize("missing", ["eval.every_steps=0", "data.eval_fraction=0"])
+def test_a_best_model_needs_evaluations(asked: str, missing: str) -> None:
+    message = error_of(asked, missing)
+    assert f"{asked.partition('=')[0]} goes by the held-out loss along the run" in message
