@@ -6,10 +6,11 @@ from raysft.verbs.doctor import DOCTOR, PROVE
 from raysft.verbs.grad_variance import GRAD_VARIANCE
 from raysft.verbs.masking import MASKING
 from raysft.verbs.seq_len import SEQ_LEN
+from raysft.verbs.stability import STABILITY
 from raysft.verbs.train import TRAIN
 from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
-ALL = (TRAIN, TUNE, SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, DOCTOR, PROVE)
+ALL = (TRAIN, TUNE, SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, STABILITY, DOCTOR, PROVE)
 VERBS: dict[str, Verb] = {verb.name: verb for verb in ALL}
 STUDIES: dict[str, Study] = {verb.study.name: verb.study for verb in VERBS.values() if verb.study}

@@ -6,6 +6,7 @@ over supervised tokens of one batch of records on one process.
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ def reference(
     train: list[dict[str, str]],
     skip_spikes: float = 0.0,
     prompt_weight: float = 0.0,
+    look: Callable[[torch.optim.Optimizer], None] = lambda _: None,
 ) -> Any:
-    """Losses, gradient norms and skipped steps of the plain loop over the given record indices."""
+    """Losses, gradient norms and skipped steps of the plain loop over the given record indices.
+
+    look: is called after each update, while gradients are there.
+    """
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32)
     model.config.attn_pdrop = 0.0
     for module in model.modules():
@@ -73,16 +78,20 @@ def reference(
             skipped.append(step)
         else:
             optimizer.step()
+            look(optimizer)
         losses.append(loss.item())
         norms.append(norm)
     return losses, norms, skipped
 
 
-def five_steps(model_dir: Path, records: Path, prompt_weight: float = 0.0) -> Any:
-    """The reference over the very records that the sampler draws for `tiny_config`."""
+def five_steps(model_dir: Path, records: Path, **options: Any) -> Any:
+    """The reference over the very records that the sampler draws for `tiny_config`.
+
+    options: of `reference`.
+    """
     lines = json.loads(records.read_text())
     held_out = set(np.random.default_rng(0).permutation(64)[:6].tolist())
     train = [record for index, record in enumerate(lines) if index not in held_out]
     epoch = np.random.default_rng([0, 0]).permutation(58).tolist()
     order = [epoch[8 * step : 8 * step + 8] for step in range(5)]
-    return reference(model_dir, order, train, prompt_weight=prompt_weight)
+    return reference(model_dir, order, train, **options)

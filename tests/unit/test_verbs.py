@@ -25,6 +25,7 @@ PRESETS = {
     "bench grad-variance": "bench-grad-variance",
     "bench masking": "bench-masking",
     "bench data-size": "bench-data-size",
+    "bench stability": "bench-stability",
 }
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
@@ -35,6 +36,7 @@ RESULTS = COMMITTED | {
     "bench grad-variance": Path("tests/unit/results/grad-variance.json"),
     "bench masking": Path("tests/unit/results/masking.json"),
     "bench data-size": Path("tests/unit/results/data-size.json"),
+    "bench stability": Path("tests/unit/results/stability.json"),
 }
 ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))

@@ -19,7 +19,7 @@ from raysft.studies.masking.rows import (
     rows_of,
     weights_of,
 )
-from raysft.studies.statistics import Interval, plus_minus
+from raysft.studies.statistics import Interval, judged, plus_minus
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
 
@@ -88,13 +88,6 @@ def of_loss(results: Results, low: float, high: float) -> str:
     words += f"; exact match differs by {match.words('+.1%')}" if match else ""
     best = min(rows_of(results), key=lambda row: row.answers.mean)
     return f"{words}. The lowest mean is that of weight {best.weight:g}."
-
-
-def judged(found: Interval, *, more: str, less: str, equal: str) -> str:
-    """Whether a difference is above 0, below, or neither."""
-    if found.low is None or found.high is None:
-        return "not judged by one seed"
-    return more if found.low > 0 else less if found.high < 0 else equal
 
 
 def seeds(found: Interval) -> str:

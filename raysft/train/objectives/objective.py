@@ -23,6 +23,8 @@ class Objective:
               over all micro-batches and ranks
     evaluate  engine and held-out batches to metrics over all ranks, `eval_loss` among them
     reports   the keys of those metrics
+    watches   the engine, before the first step, to what is asked at each log line for metrics of
+              the steps since the last one, over all ranks
     """
 
     name: str
@@ -31,3 +33,4 @@ class Objective:
     counts: Callable[[StepData], float]
     evaluate: Callable[[Any, Sequence[Batch]], Mapping[str, float | None]]
     reports: tuple[str, ...]
+    watches: Callable[[Any], Callable[[], Mapping[str, float | None]]] = lambda _: dict

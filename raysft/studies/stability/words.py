@@ -1,0 +1,128 @@
+"""The question of `bench stability`, answered in a few sentences."""
+
+from typing import Any
+
+from raysft.studies.stability.curves import BEFORE, LAGS
+from raysft.studies.stability.rows import (
+    Row,
+    count_spikes,
+    for_each_seed,
+    mean_cost,
+    rows_of,
+    told_by_chance,
+    told_share,
+)
+from raysft.studies.stability.thresholds import FACTORS, effect, rung, values_of
+from raysft.studies.statistics import judged
+from raysft.studies.study import Results
+
+# What combinations differ in -> what it is a remedy by, in the source's words.
+REMEDIES = {
+    "warmup_ratio": "warmup",
+    "max_grad_norm": "clipping",
+    "precision": "lower precision",
+}
+
+
+def of_value(factor: str, value: Any) -> str:
+    """Such as "3 % warmup"."""
+    match factor:
+        case "warmup_ratio":
+            return f"{value:.0%} warmup" if value else "no warmup"
+        case "max_grad_norm":
+            return f"clipping to {value:g}" if value else "no clipping"
+        case _:
+            return str(value)
+
+
+def of_row(row: Row) -> str:
+    return ", ".join(of_value(factor, getattr(row, factor)) for factor in FACTORS)
+
+
+def verdict(results: Results) -> str:
+    rows = rows_of(results)
+    if not rows:
+        return "No ladder of rates went to its end, so there is nothing to tell."
+    parts = [of_factor(results, factor) for factor in FACTORS]
+    return " ".join(filter(None, (*parts, of_cost(results, rows), of_spikes(results))))
+
+
+def of_factor(results: Results, factor: str) -> str:
+    """What its values do to the largest stable rate; judged by the one furthest from the first."""
+    base, *others = values_of(results, factor)
+    found = [(value, effect(results, factor, value)) for value in others]
+    known = [(value, one) for value, one in found if one is not None]
+    if not known:
+        return ""
+    listed = " and ".join(f"{of_value(factor, v)} {one.words('.2f')}" for v, one in known)
+    last = known[-1][1]
+    runs = f"{last.runs} seeds, 95 % intervals" if last.runs > 1 else "one seed"
+    remedy = REMEDIES[factor]
+    says = judged(
+        last,
+        more="confirmed",
+        less="refuted, for it allows less",
+        equal="not seen here",
+        than=1.0,
+    )
+    return (
+        f"Of the largest stable rate of {of_value(factor, base)}, {listed} times as much is stable "
+        f"({runs}; rates are {rung(results):.2g} times apart): that {remedy} allows larger rates "
+        f"is {says}."
+    )
+
+
+def of_cost(results: Results, rows: list[Row]) -> str:
+    """What the largest stable rate costs, and what is best."""
+    found = for_each_seed(results, mean_cost)
+    known = [row for row in rows if row.best_loss is not None]
+    if found is None or not known:
+        return "The lowest rate diverges already: no rate is known to be stable."
+    best = min(known, key=lambda row: row.best_loss.mean if row.best_loss else 0.0)
+    assert best.best_loss is not None
+    return (
+        f"At the largest stable rate the held-out loss is {found.words('.2f')} nats a token above "
+        f"that of the best rate. The least loss, {best.best_loss.words('.3f')}, is that of "
+        f"{of_row(best)} at a rate of {best.best_rate:.2g}."
+    )
+
+
+def of_spikes(results: Results) -> str:
+    """Whether they come after updates in which Adam's second moment lagged behind."""
+    count, before = count_spikes(results), for_each_seed(results, told_share)
+    chance = for_each_seed(results, told_by_chance)
+    if before is None or chance is None:
+        return "No loss spiked."
+    beyond = for_each_seed(
+        results, lambda cases: difference(told_share(cases), told_by_chance(cases))
+    )
+    assert beyond is not None
+    says = judged(
+        beyond,
+        more="that Adam's second moment lags before a spike is confirmed",
+        less="that Adam's second moment lags before a spike is refuted",
+        equal="that Adam's second moment lags before a spike is not seen here",
+    )
+    if beyond.low is None:
+        says = "one seed does not tell whether Adam's second moment lags before a spike"
+    return (
+        f"Of {count} loss spikes, {before.words('.0%')} came within {BEFORE} steps of an update "
+        f"whose gradient was {LAGS:g} times what Adam's second moment had expected, against "
+        f"{chance.mean:.0%} of all steps: {says}."
+    )
+
+
+def difference(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else a - b
+
+
+def of_case(case: Any) -> tuple[str, str]:
+    """For the console: which ladder, and how it went."""
+    values = (of_value(factor, case[factor]) for factor in FACTORS)
+    name = f"{', '.join(values)}, seed {case['seed']}"
+    if case["status"] != "done":
+        return name, f"{case['status']}: {case['error']}"
+    spikes = sum(len(run["spikes"]) for run in case["runs"])
+    last = case["runs"][-1]
+    how = f"diverged at {last['lr']:g}" if last["diverged"] else f"stable up to {last['lr']:g}"
+    return name, f"{how}, {spikes} loss spikes"

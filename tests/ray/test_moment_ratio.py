@@ -1,0 +1,48 @@
+"""How large gradients are beside Adam's second moment, against plain PyTorch."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from raysft.train.objectives.sft import SFT
+from raysft.train.second_moment import watch_moments
+from tests.ray.conftest import Groups, steps_of, tiny_config
+from tests.ray.reference import five_steps
+
+
+@pytest.fixture(scope="module")
+def by_hand(tiny_model: Path) -> list[float]:
+    """Of each of five updates, some of them clipped."""
+    found: list[float] = []
+
+    def look(optimizer: torch.optim.Optimizer) -> None:
+        squares = []
+        for parameter, state in optimizer.state.items():
+            second = state["exp_avg_sq"] / (1 - 0.95 ** int(state["step"]))
+            assert parameter.grad is not None
+            squares.append((parameter.grad**2 / second)[second > 0])
+        found.append(float(torch.cat(squares).mean().sqrt()))
+
+    five_steps(tiny_model, tiny_model.parent / "records.json", look=look)
+    return found
+
+
+@pytest.mark.parametrize(("workers", "stage"), [(1, 0), (1, 1), (2, 1), (2, 3)])
+def test_the_moment_ratio_equals_plain_pytorch(
+    groups: Groups, tmp_path: Path, tiny_model: Path, by_hand: list[float], workers: int, stage: int
+) -> None:
+    """Whatever part of weights and moments a worker holds."""
+    config = tiny_config(tiny_model, f"scaling.workers={workers}", f"engine.zero_stage={stage}")
+    watched = replace(SFT, watches=watch_moments)
+    _, events, _ = groups.fit_in(tmp_path / "a", config, watched)
+    assert [line["moment_ratio"] for line in steps_of(events)] == pytest.approx(by_hand, rel=1e-3)
+    # Of several steps, the largest; and looking changes nothing.
+    rarely = tiny_config(tiny_model, f"scaling.workers={workers}", f"engine.zero_stage={stage}",
+                         "log.every_steps=4")  # fmt: skip
+    _, others, _ = groups.fit_in(tmp_path / "b", rarely, watched)
+    ratios = [line["moment_ratio"] for line in steps_of(others)]
+    assert ratios == pytest.approx([by_hand[0], max(by_hand[1:4]), by_hand[4]], rel=1e-3)
+    _, plain, _ = groups.fit_in(tmp_path / "c", config)
+    assert [x["loss"] for x in steps_of(plain)] == [x["loss"] for x in steps_of(events)]
