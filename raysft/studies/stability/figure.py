@@ -73,6 +73,8 @@ def draw_limits(axes: Any, rows: list[Row]) -> None:
         for end, mark in ((at.low, "|"), (at.high, "|")):
             if end is not None:
                 axes.plot(end, place, mark, color=BLUE, ms=9)
+        if at.stable is not None:
+            axes.plot(at.stable, place, "o", color=BLUE, ms=4)
         if at.low is None or at.high is None:
             axes.plot(ends[0], place, ">" if at.high is None else "<", color=BLUE, ms=6)
     axes.set_yticks(range(len(rows)), [of_row(row) for row in reversed(rows)], fontsize=7)

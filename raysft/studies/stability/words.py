@@ -54,7 +54,7 @@ def of_factor(results: Results, factor: str) -> str:
     known = [(value, one) for value, one in found if one is not None]
     if not known:
         return ""
-    listed = " and ".join(f"{of_value(factor, v)} {one.words('.2f')}" for v, one in known)
+    listed = " and ".join(f"{of_value(factor, v)} by {one.words('.2f')}" for v, one in known)
     last = known[-1][1]
     runs = f"{last.runs} seeds, 95 % intervals" if last.runs > 1 else "one seed"
     remedy = REMEDIES[factor]
@@ -66,9 +66,8 @@ def of_factor(results: Results, factor: str) -> str:
         than=1.0,
     )
     return (
-        f"Of the largest stable rate of {of_value(factor, base)}, {listed} times as much is stable "
-        f"({runs}; rates are {rung(results):.2g} times apart): that {remedy} allows larger rates "
-        f"is {says}."
+        f"Against {of_value(factor, base)}, the largest stable rate is multiplied with {listed} "
+        f"({runs}): that {remedy} allows larger rates is {says}."
     )
 
 
@@ -81,9 +80,10 @@ def of_cost(results: Results, rows: list[Row]) -> str:
     best = min(known, key=lambda row: row.best_loss.mean if row.best_loss else 0.0)
     assert best.best_loss is not None
     return (
-        f"At the largest stable rate the held-out loss is {found.words('.2f')} nats a token above "
-        f"that of the best rate. The least loss, {best.best_loss.words('.3f')}, is that of "
-        f"{of_row(best)} at a rate of {best.best_rate:.2g}."
+        f"Rates are {rung(results):.2g} times apart. At the largest that is stable the held-out "
+        f"loss is {found.words('.2f')} nats a token above that of the best rate. The least loss, "
+        f"{best.best_loss.words('.3f')}, is that of {of_row(best)} at a rate of "
+        f"{best.best_rate:.2g}."
     )
 
 

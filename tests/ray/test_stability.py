@@ -1,11 +1,17 @@
-"""How large gradients are beside Adam's second moment, against plain PyTorch."""
+"""What `bench stability` has workers do: look at Adam's second moment, and train several times."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from raysft.data.dataset import prepare
+from raysft.model.load import load_model_config, load_template
+from raysft.runtime.fit import fit
+from raysft.studies.stability.climb import climb
+from raysft.studies.stability.run import Ladder
 from raysft.train.objectives.sft import SFT
 from raysft.train.second_moment import watch_moments
 from tests.ray.conftest import Groups, steps_of, tiny_config
@@ -46,3 +52,36 @@ def test_the_moment_ratio_equals_plain_pytorch(
     assert ratios == pytest.approx([by_hand[0], max(by_hand[1:4]), by_hand[4]], rel=1e-3)
     _, plain, _ = groups.fit_in(tmp_path / "c", config)
     assert [x["loss"] for x in steps_of(plain)] == [x["loss"] for x in steps_of(events)]
+
+
+def test_a_run_of_a_ladder_is_what_it_is_alone(
+    groups: Groups, tmp_path: Path, tiny_model: Path
+) -> None:
+    """To the bit, whatever ran before it in its workers; and after one that diverged comes none."""
+    configs = [
+        tiny_config(tiny_model, "scaling.workers=2", f"optim.lr={lr}", "eval.every_steps=1")
+        for lr in (1e-3, 2e-3, 1e3, 2e3)
+    ]
+    _, alone, _ = groups.fit_in(tmp_path / "alone", configs[1])
+    groups.close()
+    template, ladder = load_template(configs[0]), Ladder()
+    data = prepare(configs[0], template)
+    result = fit(
+        configs[0], data.train, data.heldout, load_model_config(configs[0], template),
+        template.tokenizer, tmp_path / "ladder", ladder, exports=False,
+        program=partial(climb, configs),
+    )  # fmt: skip
+    first, second, third = result.totals["ends"]
+    assert first is None
+    assert second is None
+    assert third[0].startswith(("the held-out loss is", "the training loss is"))
+    assert 1 <= third[1] <= 5
+    compared = ("step", "loss", "grad_norm", "eval_loss")
+    mine, others = (
+        [[line.get(key) for key in compared] for line in lines if "loss" in line]
+        for lines in (ladder.runs[1], steps_of(alone))
+    )
+    assert len(mine) == 5
+    assert mine == others
+    assert [line["loss"] for line in ladder.runs[0] if "loss" in line] != [x[1] for x in mine]
+    assert len(ladder.runs) == 3
