@@ -3,15 +3,17 @@
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from raysft.data.dataset import prepare
 from raysft.model.load import load_model_config, load_template
+from raysft.runs import events
+from raysft.runs.events import Event
 from raysft.runtime.fit import fit
 from raysft.studies.stability.climb import climb
-from raysft.studies.stability.run import Ladder
 from raysft.train.objectives.sft import SFT
 from raysft.train.second_moment import watch_moments
 from tests.ray.conftest import Groups, steps_of, tiny_config
@@ -64,24 +66,35 @@ def test_a_run_of_a_ladder_is_what_it_is_alone(
     ]
     _, alone, _ = groups.fit_in(tmp_path / "alone", configs[1])
     groups.close()
-    template, ladder = load_template(configs[0]), Ladder()
+    template, told = load_template(configs[0]), []
     data = prepare(configs[0], template)
-    result = fit(
+    lines: list[list[dict[str, Any]]] = []
+
+    def see(event: Event) -> None:
+        match event:
+            case events.Started():
+                lines.append([])
+            case events.Metrics():
+                lines[-1].append({"step": event.step, **event.values})
+            case events.Case():
+                told.append(event.result)
+
+    fit(
         configs[0], data.train, data.heldout, load_model_config(configs[0], template),
-        template.tokenizer, tmp_path / "ladder", ladder, exports=False,
-        program=partial(climb, configs),
+        template.tokenizer, tmp_path / "ladders", see, exports=False,
+        program=partial(climb, [configs, configs[1:2]]),
     )  # fmt: skip
-    first, second, third = result.totals["ends"]
-    assert first is None
-    assert second is None
-    assert third[0].startswith(("the held-out loss is", "the training loss is"))
-    assert 1 <= third[1] <= 5
+    assert [(one["ladder"], one["end"]["lr"], one["last"]) for one in told] == [
+        (0, 1e-3, False), (0, 2e-3, False), (0, 1e3, True), (1, 2e-3, True),
+    ]  # fmt: skip
+    third = told[2]["end"]
+    assert third["why"].startswith(("the held-out loss is", "the training loss is"))
+    assert 1 <= third["diverged_step"] <= 5
     compared = ("step", "loss", "grad_norm", "eval_loss")
-    mine, others = (
-        [[line.get(key) for key in compared] for line in lines if "loss" in line]
-        for lines in (ladder.runs[1], steps_of(alone))
+    first, second, _, again, others = (
+        [[line.get(key) for key in compared] for line in found if "loss" in line]
+        for found in (*lines, steps_of(alone))
     )
-    assert len(mine) == 5
-    assert mine == others
-    assert [line["loss"] for line in ladder.runs[0] if "loss" in line] != [x[1] for x in mine]
-    assert len(ladder.runs) == 3
+    assert len(second) == 5
+    assert second == again == others
+    assert [line[1] for line in first] != [line[1] for line in second]

@@ -12,6 +12,7 @@ import torch
 from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import events, rundir
+from raysft.studies.points import Ended, together
 from raysft.studies.stability.curves import BEFORE, around, facts_of, spikes, told_before
 from raysft.studies.stability.report import PLOT, STUDY, markdown, write_report
 from raysft.studies.stability.rows import (
@@ -22,10 +23,9 @@ from raysft.studies.stability.rows import (
     told_share,
 )
 from raysft.studies.stability.run import (
-    Ladder,
+    Ladders,
     check,
     evaluated_after,
-    how_it_ended,
     point_config,
     points,
 )
@@ -107,9 +107,8 @@ def run_at(lr: float, *, diverged: bool, loss: float = 1.0, spike: bool = False)
     ratios: list[float | None] = [1.0] * 60
     if spike:
         ratios[27] = 2.5
-    end = ("the held-out loss is 20", 12) if diverged else None
     facts = facts_of(lines(SPIKING if spike else FALLING, ratios, clipped=15))
-    return {"lr": lr, **how_it_ended(end), **facts, "eval_loss": loss}
+    return {"lr": lr, "diverged": diverged, **facts, "eval_loss": loss}
 
 
 def ladder(held: int, losses: Sequence[float] = (1.0, 0.5, 2.0)) -> list[dict[str, Any]]:
@@ -332,17 +331,37 @@ def test_what_compares_nothing_is_refused(setting: str, told: str) -> None:
         check(load_config(PRESET, settings))
 
 
-def test_the_runs_of_a_ladder_are_told_apart() -> None:
-    """And where the workers are lost, those that come after begin with the first rate again."""
-    found = Ladder()
-    one_run = [events.Started(0), events.Metrics(0, {"eval_loss": 6.0}), events.FirstStep(),
-               events.Metrics(1, {"loss": 5.0})]  # fmt: skip
-    for event in (*one_run, *one_run):
+def end_of(lr: float, ladder: int, *, last: bool) -> events.Case:
+    return events.Case({"ladder": ladder, "last": last, "end": {"lr": lr}}, "stability")
+
+
+def one_run(lr: float, ladder: int = 0, *, last: bool = False) -> list[events.Event]:
+    """The events of one step."""
+    step = lines([5.0])[1]
+    metrics = [events.Metrics(0, {"eval_loss": 6.0}), events.FirstStep(), events.Metrics(1, step)]
+    return [events.Started(0), *metrics, end_of(lr, ladder, last=last)]
+
+
+def test_the_runs_of_ladders_are_told_apart() -> None:
+    told: list[tuple[int, list[tuple[float, int]]]] = []
+
+    def tell(number: int, case: dict[str, Any]) -> None:
+        told.append((number, [(run["lr"], run["steps"]) for run in case["runs"]]))
+
+    found = Ladders(tell)
+    for event in (*one_run(0.1), *one_run(0.2, last=True), *one_run(0.1, 1, last=True)):
         found(event)
-    assert [[line["step"] for line in run] for run in found.runs] == [[0, 1], [0, 1]]
-    for event in (events.Restart("it died"), *one_run):
+    assert told == [(0, [(0.1, 1), (0.2, 1)]), (1, [(0.1, 1)])]
+
+
+def test_lost_workers_begin_again_with_the_first_rate() -> None:
+    told: list[tuple[int, int]] = []
+    found = Ladders(lambda number, case: told.append((number, len(case["runs"]))))
+    cut_off = one_run(0.1)[:2]
+    for event in (*one_run(0.1), *cut_off, events.Restart("a worker died"),
+                  *one_run(0.1), *one_run(0.2, last=True)):  # fmt: skip
         found(event)
-    assert found.runs == [[{"step": 0, "eval_loss": 6.0}, {"step": 1, "loss": 5.0}]]
+    assert told == [(0, 2)]
 
 
 def test_the_moment_ratio_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,3 +390,22 @@ def test_the_moment_ratio_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     largest = ratio()["moment_ratio"]
     assert largest is not None
     assert largest > 1.5
+
+
+def test_ladders_that_share_workers() -> None:
+    """All of a precision and a seed; and what a lost process had not measured has failed."""
+    config = load_config(PRESET, ["bench.seeds=2"])
+    batches = together(points(config), ("precision", "seed"))
+    assert [len(batch) for batch in batches] == [9] * 4
+    assert [(b[0]["precision"], b[0]["seed"]) for b in batches] == [
+        ("fp32", 0), ("fp32", 1), ("bf16", 0), ("bf16", 1),
+    ]  # fmt: skip
+    seen: list[dict[str, Any]] = []
+    keeper = Ended(batches, seen.append)
+    keeper.report(1, {"result": {**batches[1][0], "status": "done", "runs": []}})
+    keeper.fail(1, "it died")
+    assert [one["status"] for one in seen] == ["done"] + ["failed"] * 8
+    assert {one["seed"] for one in seen} == {1}
+    assert {one["error"] for one in seen[1:]} == {"it died"}
+    alone = together(points(config), tuple(points(config)[0]))
+    assert [len(batch) for batch in alone] == [1] * 36

@@ -5,11 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch.distributed as dist
+
 from raysft.config.schema import Config
 from raysft.data.batch import Batch
 from raysft.data.dataset import TokenDataset
 from raysft.errors import NotFinite
+from raysft.runs import events
 from raysft.studies.divergence import has_diverged
+from raysft.train.mailbox import post
 from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
 from raysft.train.second_moment import watch_moments
@@ -17,30 +21,36 @@ from raysft.train.worker import WorkerJob, train_worker
 
 
 def climb(
-    configs: Sequence[Config],
+    ladders: Sequence[Sequence[Config]],
     job: WorkerJob,
     train: TokenDataset,
     heldout: TokenDataset,
     mailbox: Any,
 ) -> dict[str, Any]:
-    """Train once with each config, in their order, until a run diverges; each from the same start.
+    """For each ladder train once with each config, in their order, until a run diverges.
 
-    Returns, under "ends", of each run None or why it diverged and after which step. Workers take
-    far longer to start than small runs to train.
+    All in the same workers, which take far longer to start than small runs to train. Each run has
+    the start that it would have alone, and posts an event when it ends.
     """
-    ends: list[tuple[str, int] | None] = []
-    for config in configs:
-        gc.collect()  # the engine of the run before
-        one = replace(job, config=config, objective=objective_for(job.hf_config.vocab_size))
-        try:
-            totals = train_worker(one, train, heldout, mailbox)
-        except NotFinite as error:
-            ends.append((str(error), error.step))
-            break
-        if "interrupted" in totals:
-            return totals
-        ends.append(None)
-    return {"ends": ends}
+    emit = post(mailbox) if dist.get_rank() == 0 else lambda _: None
+    for number, configs in enumerate(ladders):
+        for config in configs:
+            gc.collect()  # the engine of the run before
+            one = replace(job, config=config, objective=objective_for(job.hf_config.vocab_size))
+            end: dict[str, Any] = {"lr": config.optim.lr, "diverged": False, "why": None,
+                                   "diverged_step": None}  # fmt: skip
+            try:
+                totals = train_worker(one, train, heldout, mailbox)
+            except NotFinite as error:
+                end |= {"diverged": True, "why": str(error), "diverged_step": error.step}
+                totals = {}
+            if "interrupted" in totals:
+                return totals
+            last = end["diverged"] or config is configs[-1]
+            emit(events.Case({"ladder": number, "last": last, "end": end}, "stability"))
+            if last:
+                break
+    return {}
 
 
 def objective_for(vocabulary: int) -> Objective:

@@ -1,7 +1,7 @@
 """Up to which learning rate training holds: ladders of rates, by warmup, clipping, precision and
 seed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ from raysft.runs import events
 from raysft.runs.events import Emit, Event
 from raysft.runtime.fit import fit, total_steps
 from raysft.studies.point_runs import Inputs, Placed, check_heldout, config_at, require_heldout
-from raysft.studies.points import Point, run_study
+from raysft.studies.points import Point, Tell, run_study
 from raysft.studies.stability.curves import facts_of
 from raysft.studies.stability.report import STUDY
 
@@ -65,48 +65,38 @@ def point_config(config: Config, point: Point, lr: float) -> Config:
 def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study; returns its summary. Raises UserError where no record is held out."""
     require_heldout(inputs.heldout, "rates")
-    return run_study(STUDY, points(inputs.config), measure_ladder, inputs, emit)
+    listed = points(inputs.config)
+    return run_study(STUDY, listed, measure_ladders, inputs, emit, shares=("precision", "seed"))
 
 
-def measure_ladder(inputs: Inputs, point: Point, folder: Path, placed: Placed) -> dict[str, Any]:
-    """Train at each rate until one diverges, in the same workers."""
+def measure_ladders(
+    inputs: Inputs, ladders: Sequence[Point], folder: Path, placed: Placed, tell: Tell
+) -> None:
+    """For each point train at each rate until one diverges, all in the same workers."""
     from raysft.studies.stability.climb import climb
 
-    listed = rates(inputs.config)
-    configs = [point_config(inputs.config, point, lr) for lr in listed]
-    last = total_steps(configs[0], epoch_length(inputs.train))
-    ladder = Ladder()
-    result = fit(
-        configs[0], inputs.train, inputs.heldout, inputs.hf_config, inputs.tokenizer, folder,
-        ladder, exports=False, evaluates_after=evaluated_after(last), placed=placed,
-        program=partial(climb, configs),
+    config = inputs.config
+    every = [[point_config(config, point, lr) for lr in rates(config)] for point in ladders]
+    last = total_steps(config, epoch_length(inputs.train))
+    told = Ladders(lambda number, found: tell(ladders[number], {**found, "total_steps": last}))
+    fit(
+        every[0][0], inputs.train, inputs.heldout, inputs.hf_config, inputs.tokenizer, folder, told,
+        exports=False, evaluates_after=evaluated_after(last), placed=placed,
+        program=partial(climb, every),
     )  # fmt: skip
-    ends = result.totals["ends"]
-    return {
-        "runs": [
-            {"lr": lr, **how_it_ended(end), **facts_of(lines)}
-            for lr, end, lines in zip(listed, ends, ladder.runs, strict=False)
-        ],
-        "total_steps": last,
-        "observed": ladder.observed,
-    }
 
 
 def evaluated_after(total: int) -> tuple[int, ...]:
     return tuple(sorted({-(-total * part // EVALUATIONS) for part in range(1, EVALUATIONS + 1)}))
 
 
-def how_it_ended(end: tuple[str, int] | None) -> dict[str, Any]:
-    if end is None:
-        return {"diverged": False, "why": None, "diverged_step": None}
-    return {"diverged": True, "why": end[0], "diverged_step": end[1]}
+class Ladders:
+    """Gets the events of workers that climb several ladders, and tells what each of them was."""
 
-
-class Ladder:
-    """Gets the events of workers that train several times, and keeps the lines of each run."""
-
-    def __init__(self) -> None:
-        self.runs: list[list[Mapping[str, Any]]] = []
+    def __init__(self, tell: Callable[[int, dict[str, Any]], None]) -> None:
+        self.tell = tell
+        self.lines: list[Mapping[str, Any]] = []  # of the run that is under way
+        self.runs: list[dict[str, Any]] = []  # of the ladder that is
         self.observed: Mapping[str, Any] = {}
 
     def __call__(self, event: Event) -> None:
@@ -114,8 +104,15 @@ class Ladder:
             case events.Workers():
                 self.observed = event.observed
             case events.Started():
-                self.runs.append([])
+                self.lines = []
             case events.Metrics():
-                self.runs[-1].append({"step": event.step, **event.values})
-            case events.Restart():  # the workers begin again with the first rate
-                self.runs.clear()
+                self.lines.append({"step": event.step, **event.values})
+            case events.Case():
+                self.runs.append({**event.result["end"], **facts_of(self.lines)})
+                if event.result["last"]:
+                    self.tell(
+                        event.result["ladder"], {"runs": self.runs, "observed": self.observed}
+                    )
+                    self.runs = []
+            case events.Restart():  # the workers begin again with the first rate of the first one
+                self.runs = []

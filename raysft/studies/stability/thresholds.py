@@ -3,7 +3,6 @@
 import math
 import statistics
 from collections.abc import Callable, Mapping
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 from raysft.studies.statistics import Interval, interval, positive_interval
@@ -133,7 +132,7 @@ def gain(results: Results, factor: str, value: Any) -> Interval | None:
     return interval(means) if means else None
 
 
-def rung(results: Results) -> float:
-    """How many times the rate before it a rate of the ladder is, at most."""
-    listed = sorted(set(results["config"]["bench"]["lrs"]))
-    return float(max(b / a for a, b in pairwise(listed)))
+def rung(results: Results) -> float | None:
+    """How many times the rate before it the first one that diverged is, at most."""
+    found = [bracket(case["runs"]) for case in done(results)]
+    return max((b.diverged / b.stable for b in found if b.stable and b.diverged), default=None)

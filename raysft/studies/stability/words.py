@@ -79,11 +79,12 @@ def of_cost(results: Results, rows: list[Row]) -> str:
         return "The lowest rate diverges already: no rate is known to be stable."
     best = min(known, key=lambda row: row.best_loss.mean if row.best_loss else 0.0)
     assert best.best_loss is not None
+    apart = rung(results)
+    told = "No rate diverged. " if apart is None else f"Rates there are {apart:.2g} times apart. "
     return (
-        f"Rates are {rung(results):.2g} times apart. At the largest that is stable the held-out "
-        f"loss is {found.words('.2f')} nats a token above that of the best rate. The least loss, "
-        f"{best.best_loss.words('.3f')}, is that of {of_row(best)} at a rate of "
-        f"{best.best_rate:.2g}."
+        f"{told}At the largest that is stable the held-out loss is {found.words('.2f')} nats a "
+        f"token above that of the best rate. The least loss, {best.best_loss.words('.3f')}, is "
+        f"that of {of_row(best)} at a rate of {best.best_rate:.2g}."
     )
 
 
