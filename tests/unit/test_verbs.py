@@ -30,10 +30,10 @@ PRESETS = {
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
     "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
+    "bench grad-variance": Path("benchmarks/grad-variance/preset/results.json"),
 }
 # Of the others, of short runs.
 RESULTS = COMMITTED | {
-    "bench grad-variance": Path("tests/unit/results/grad-variance.json"),
     "bench masking": Path("tests/unit/results/masking.json"),
     "bench data-size": Path("tests/unit/results/data-size.json"),
     "bench stability": Path("tests/unit/results/stability.json"),

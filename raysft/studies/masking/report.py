@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from raysft.runs import rundir
-from raysft.studies.hardware import machine_facts
+from raysft.studies.hardware import layout, machine_facts
 from raysft.studies.masking.figure import draw
 from raysft.studies.masking.rows import (
     copied_beyond_chance,
@@ -131,14 +131,13 @@ def markdown(results: Results) -> str:
 
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
-    scaling, engine = config["scaling"], config["engine"]
-    gpu = bool(scaling["gpus_per_worker"])
+    gpu = bool(config["scaling"]["gpus_per_worker"])
     rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
     rows.append(
         (
             "runs",
-            f"{config['bench']['seeds']} seeds of each weight, {scaling['workers']} workers, ZeRO "
-            f"stage {engine['zero_stage']}, {engine['precision']}",
+            f"{config['bench']['seeds']} seeds of each weight, {layout(config)}, "
+            f"{config['engine']['precision']}",
         )
     )
     if cases:
