@@ -8,9 +8,8 @@ from raysft.studies.numbers import median, percentile
 Line = Mapping[str, Any]  # of metrics.jsonl
 WINDOW = 10  # steps whose median a loss is held against
 SPIKE = 1.5  # times that median
-BEFORE = 8  # steps in which Adam's second moment may tell of a spike
+BEFORE = 8  # steps whose updates are looked at for the reason of a spike
 AFTER = 2
-LAGS = 2.0  # moment ratio from which on the second moment is said to lag behind
 
 
 class Spike(NamedTuple):
@@ -42,25 +41,16 @@ def around(ratios: Sequence[float | None], step: int) -> list[float | None]:
     return [ratios[at - 1] if 1 <= at <= len(ratios) else None for at in steps]
 
 
-def told_before(ratios: Sequence[float | None], step: int) -> bool:
-    """Whether the second moment lagged in one of the updates that led to the weights of a step."""
-    led = [ratio for ratio in ratios[max(0, step - 1 - BEFORE) : step - 1] if ratio is not None]
-    return max(led, default=0.0) >= LAGS
-
-
 def facts_of(lines: Sequence[Line]) -> dict[str, Any]:
     """Of the lines of one run, in their order, those of single steps and of evaluations.
 
     eval_loss    held out, the last one that there is
     spikes       of each its step, loss, the median before, and the moment ratios around it
-    told         how many of them came after an update in which the second moment lagged
-    told_share   the same of all steps: what it would be by chance
     """
     steps = [line for line in lines if "loss" in line]
     ratios = [line["moment_ratio"] for line in steps]
     found = spikes([float(line["loss"]) for line in steps])
     known = [ratio for ratio in ratios if ratio is not None]
-    told = [told_before(ratios, number) for number in range(1, len(steps) + 1)]
     return {
         "steps": len(steps),
         "eval_loss": next((x["eval_loss"] for x in reversed(lines) if "eval_loss" in x), None),
@@ -70,8 +60,6 @@ def facts_of(lines: Sequence[Line]) -> dict[str, Any]:
             {**spike._asdict(), "moment_ratios": rounded(around(ratios, spike.step))}
             for spike in found
         ],
-        "told": sum(told[spike.step - 1] for spike in found),
-        "told_share": sum(told) / len(told) if told else None,
         "moment_ratio_p50": percentile(known, 50),
         "moment_ratio_p99": percentile(known, 99),
     }

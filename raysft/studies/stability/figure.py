@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from raysft.studies.figures import BLUE, GREY, ORANGE, RED, new_figure, save
-from raysft.studies.stability.curves import AFTER, BEFORE, LAGS
+from raysft.studies.stability.curves import AFTER, BEFORE
 from raysft.studies.stability.rows import Row, around_spikes, rows_of, usual_ratio
 from raysft.studies.stability.thresholds import values_of
 from raysft.studies.stability.words import of_row, of_value
@@ -12,6 +12,7 @@ from raysft.studies.study import Results
 
 COLORS = (BLUE, ORANGE, RED, GREY)  # of warmups
 STYLES = ("o-", "s--", "^:", "d-.")  # of clippings
+ROOM = 1.5  # times the greatest mean: intervals of few seeds may reach beyond
 APART = 0.04  # between the marks of combinations, as a share of their rate
 
 
@@ -56,7 +57,8 @@ def draw_losses(axes: Any, rows: list[Row], results: Results) -> None:
                 axes.plot(lr * aside, 0.98, "x", color=color, ms=5, clip_on=False,
                           transform=axes.get_xaxis_transform())  # fmt: skip
     axes.set(xscale="log", xlabel="learning rate (x: some runs diverged)", ylabel="nats a token")
-    axes.set_ylim(bottom=0)
+    means = [at.eval_loss.mean for row in rows for at in row.at.values() if at.eval_loss]
+    axes.set_ylim(0, ROOM * max(means, default=1.0))
 
 
 NAMED = ("warmup_ratio", "max_grad_norm")
@@ -93,7 +95,7 @@ def draw_moments(axes: Any, results: Results) -> None:
                       label="around loss spikes")  # fmt: skip
     if (usual := usual_ratio(results)) is not None:
         axes.axhline(usual, color=GREY, lw=1.2, label="median of all updates")
-    axes.axhline(LAGS, color=GREY, lw=1, ls=":", label="where it is said to lag")
+    axes.axhline(1, color=GREY, lw=1, ls=":", label="as it expects")
     axes.axvline(0, color=GREY, lw=0.8)
     axes.set(title="Adam's second moment at loss spikes", ylabel="moment ratio",
              xlabel="optimizer steps from the spike")  # fmt: skip

@@ -108,22 +108,16 @@ def mean_cost(cases: list[Case]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def count_spikes(results: Results) -> int:
-    return sum(len(run["spikes"]) for case in done(results) for run in case["runs"])
+def spikes_of(cases: list[Case]) -> list[Any]:
+    return [spike for case in cases for run in case["runs"] for spike in run["spikes"]]
 
 
-def told_share(cases: list[Case]) -> float | None:
-    """Of loss spikes, those before which Adam's second moment lagged; None of none."""
-    runs = [run for case in cases for run in case["runs"]]
-    spikes = sum(len(run["spikes"]) for run in runs)
-    return sum(run["told"] for run in runs) / spikes if spikes else None
-
-
-def told_by_chance(cases: list[Case]) -> float | None:
-    """The same of all steps."""
-    runs = [run for case in cases for run in case["runs"] if run["steps"]]
-    steps = sum(run["steps"] for run in runs)
-    return sum(run["told_share"] * run["steps"] for run in runs) / steps if steps else None
+def ratio_before(cases: list[Case]) -> float | None:
+    """Mean moment ratio of the updates that led to loss spikes; None of none."""
+    listed = [spike["moment_ratios"][:BEFORE] for spike in spikes_of(cases)]
+    known = [[ratio for ratio in ratios if ratio is not None] for ratios in listed]
+    means = [statistics.fmean(ratios) for ratios in known if ratios]
+    return statistics.fmean(means) if means else None
 
 
 def around_spikes(results: Results) -> list[Interval | None]:
@@ -133,7 +127,7 @@ def around_spikes(results: Results) -> list[Interval | None]:
 
 
 def mean_around(place: int, cases: list[Case]) -> float | None:
-    found = [s["moment_ratios"][place] for c in cases for run in c["runs"] for s in run["spikes"]]
+    found = [spike["moment_ratios"][place] for spike in spikes_of(cases)]
     known = [ratio for ratio in found if ratio is not None]
     return statistics.fmean(known) if known else None
 

@@ -1,18 +1,18 @@
 """The question of `bench stability`, answered in a few sentences."""
 
+import statistics
 from typing import Any
 
-from raysft.studies.stability.curves import BEFORE, LAGS
+from raysft.studies.stability.curves import BEFORE
 from raysft.studies.stability.rows import (
     Row,
-    count_spikes,
     for_each_seed,
     mean_cost,
+    ratio_before,
     rows_of,
-    told_by_chance,
-    told_share,
+    spikes_of,
 )
-from raysft.studies.stability.thresholds import FACTORS, effect, rung, values_of
+from raysft.studies.stability.thresholds import FACTORS, done, effect, rung, values_of
 from raysft.studies.statistics import judged
 from raysft.studies.study import Results
 
@@ -89,32 +89,26 @@ def of_cost(results: Results, rows: list[Row]) -> str:
 
 
 def of_spikes(results: Results) -> str:
-    """Whether they come after updates in which Adam's second moment lagged behind."""
-    count, before = count_spikes(results), for_each_seed(results, told_share)
-    chance = for_each_seed(results, told_by_chance)
-    if before is None or chance is None:
+    """When they come, and whether Adam's second moment had lagged behind the gradients."""
+    listed, ratio = spikes_of(done(results)), for_each_seed(results, ratio_before)
+    if not listed or ratio is None:
         return "No loss spiked."
-    beyond = for_each_seed(
-        results, lambda cases: difference(told_share(cases), told_by_chance(cases))
-    )
-    assert beyond is not None
+    step = statistics.median_low(spike["step"] for spike in listed)
+    total = done(results)[0]["total_steps"]
     says = judged(
-        beyond,
-        more="that Adam's second moment lags before a spike is confirmed",
-        less="that Adam's second moment lags before a spike is refuted",
-        equal="that Adam's second moment lags before a spike is not seen here",
+        ratio,
+        more="it had lagged behind, so that updates were larger than Adam means them to be",
+        less="it had not lagged behind, so that the rate itself is the reason",
+        equal="whether it had lagged behind is not clear",
+        than=1.0,
     )
-    if beyond.low is None:
-        says = "one seed does not tell whether Adam's second moment lags before a spike"
+    if ratio.low is None:
+        says = "whether it had lagged behind is not judged by one seed"
     return (
-        f"Of {count} loss spikes, {before.words('.0%')} came within {BEFORE} steps of an update "
-        f"whose gradient was {LAGS:g} times what Adam's second moment had expected, against "
-        f"{chance.mean:.0%} of all steps: {says}."
+        f"Of {len(listed)} loss spikes half came by step {step} of {total}; in the {BEFORE} steps "
+        f"before, gradients were {ratio.words('.2f')} times what Adam's second moment expected: "
+        f"{says}."
     )
-
-
-def difference(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
 
 
 def of_case(case: Any) -> tuple[str, str]:
