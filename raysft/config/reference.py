@@ -119,7 +119,7 @@ def type_words(hint: Any, *, many: bool = False) -> str:
         return either([type_words(member, many=many) for member in members(hint)])
     if origin is Literal:
         listed = ", ".join(f"`{toml(value)}`" for value in parts)
-        return listed if len(parts) == 1 else f"one of {listed}"
+        return listed if len(parts) == 1 else f"{'any' if many else 'one'} of {listed}"
     if origin is tuple:
         count = "" if Ellipsis in parts else f"{len(parts)} "
         return f"list of {count}{type_words(parts[0], many=True)}"

@@ -51,6 +51,7 @@ StepsOrZero = Annotated[CountOrZero, Unit("optimizer steps")]
 Records = Annotated[Count, Unit("records")]
 RecordsOrZero = Annotated[CountOrZero, Unit("records")]
 Tokens = Annotated[Count, Unit("tokens")]
+Precision = Literal["bf16", "fp16", "fp32"]
 SeqLen = Annotated[int, Field(ge=8), Unit("tokens")]
 
 

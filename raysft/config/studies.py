@@ -5,7 +5,18 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raysft.config.section import Count, Fraction, Records, Section, SeqLen, Steps, Unit
+from raysft.config.section import (
+    Count,
+    FloatOrZero,
+    Fraction,
+    PositiveFloat,
+    Precision,
+    Records,
+    Section,
+    SeqLen,
+    Steps,
+    Unit,
+)
 from raysft.config.space import SPACE, Domain
 
 
@@ -66,7 +77,8 @@ class Bench(Section):
     with the same number of tokens. `grad-variance`: the noise in the gradients of sequences of
     several lengths, along training runs that differ in their seed. `masking`: what
     `data.prompt_loss_weight` does to losses, gradients and answers, in runs of equal steps.
-    `data-size`: what more training records buy, on subsets of several sizes."""
+    `data-size`: what more training records buy, on subsets of several sizes. `stability`: up to
+    which learning rate training holds, with several warmups, clippings and precisions."""
 
     seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
     """Sequence lengths to measure, in `seq-len` and `grad-variance`."""
@@ -85,6 +97,19 @@ class Bench(Section):
     data_sizes: Annotated[tuple[Records, ...], Field(min_length=1)] | None = None
     """In `data-size`, the numbers of training records to compare. When absent, 100 and doubling, up
     to all."""
+    lrs: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (
+        1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0
+    )  # fmt: skip
+    """In `stability`, the learning rates to try one after the other, the lowest first, until one
+    diverges."""
+    warmup_ratios: Annotated[tuple[Fraction, ...], Field(min_length=1), Unit("of all steps")] = (
+        0.0, 0.03, 0.1
+    )  # fmt: skip
+    """In `stability`, the lengths of warmup to compare: values of `schedule.warmup_ratio`."""
+    max_grad_norms: Annotated[tuple[FloatOrZero, ...], Field(min_length=1)] = (0.0, 1.0, 0.3)
+    """In `stability`, the values of `optim.max_grad_norm` to compare. 0 does not clip."""
+    precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "bf16")
+    """In `stability`, the values of `engine.precision` to compare."""
     seeds: Annotated[Count, Unit("runs")] = 3
     """Runs of each point of a study other than `seq-len`, which differ in their seed only: from
     `run.seed` on. The intervals are over them."""

@@ -9,6 +9,7 @@ from raysft.config.section import (
     FloatOrZero,
     Fraction,
     PositiveFloat,
+    Precision,
     Records,
     Section,
     SeqLen,
@@ -129,7 +130,7 @@ class Engine(Section):
     """What is split over the workers: 0 nothing, 1 optimizer states, 2 gradients as well, 3
     parameters as well. 0 trains in fp32 only. `"auto"` takes the lowest of 1 to 3 that fits, which
     is the fastest."""
-    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    precision: Precision = "bf16"
     """Type of weights and activations in the forward and backward pass, and of the exported model.
     With bf16 and fp16 the optimizer keeps fp32 weights. fp16 needs a device that supports it."""
     offload_optimizer: bool = False

@@ -28,7 +28,7 @@ from raysft.runtime.trainer import Placement, make_trainer
 from raysft.train.mailbox import ControllerStarted, Request, open_mailbox
 from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
-from raysft.train.worker import WorkerJob
+from raysft.train.worker import Program, WorkerJob, train_worker
 
 NAMED = 16  # records that a message names
 POLL_S = 0.5  # how long the driver waits for events before it looks whether the run has ended
@@ -65,13 +65,15 @@ def fit(
     identities: Mapping[str, str] | None = None,
     evaluates_after: tuple[int, ...] = (),
     placed: Callable[[Placement], None] | None = None,
+    program: Program = train_worker,
 ) -> RunResult:
     """Train on the workers of `config.scaling`; `emit` gets every event, in this thread.
 
     exports: the model is written to `run_dir` at the end. answers: and answers held-out records.
     start_from: a checkpoint to go on from, where `run_dir` has none. identities: of what is trained
     on, which checkpoints keep. evaluates_after: steps, beside those of eval.every_steps. placed: is
-    told whenever a group of workers has started.
+    told whenever a group of workers has started. program: what they run in the place of a single
+    training run.
 
     Raises UserError when the cluster is too small, NotFinite when the loss is, and RunError when
     the run fails in another way. The first interrupt lets the workers finish their step and take a
@@ -96,7 +98,7 @@ def fit(
         evaluates_after=evaluates_after,
     )
     options = {
-        "job": ray.cloudpickle.dumps(job),
+        "job": ray.cloudpickle.dumps((job, program)),
         "train": ray.put(train),
         "heldout": ray.put(heldout),
         "mailbox": mailbox,

@@ -14,15 +14,20 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any]:
     Ray Train would start the workers again for it.
     """
     import ray
+    import torch.distributed as dist
 
     from raysft.errors import NotFinite
+    from raysft.runs import events
     from raysft.train.answers import answer_heldout
-    from raysft.train.worker import train_worker
+    from raysft.train.mailbox import post
 
     train, heldout = ray.get([options["train"], options["heldout"]])
-    job = ray.cloudpickle.loads(options["job"])
+    job, program = ray.cloudpickle.loads(options["job"])
+    if dist.get_rank() == 0:
+        place = ray.util.get_current_placement_group().id.hex()
+        post(options["mailbox"])(events.Placed(place))
     try:
-        totals = train_worker(job, train, heldout, options["mailbox"])
+        totals: dict[str, Any] = program(job, train, heldout, options["mailbox"])
     except NotFinite as error:
         return {"not_finite": (str(error), error.step)}
     if job.answers and "interrupted" not in totals:

@@ -17,6 +17,13 @@ def machine_facts(observed: Mapping[str, Any] | None, *, gpu: bool) -> list[tupl
     ]
 
 
+def layout(config: Mapping[str, Any]) -> str:
+    """Workers and ZeRO stage, of the config that results hold."""
+    workers = config["scaling"]["workers"]
+    many = "" if workers == 1 else "s"
+    return f"{workers} worker{many}, ZeRO stage {config['engine']['zero_stage']}"
+
+
 def hardware(observed: Mapping[str, Any], *, gpu: bool) -> str:
     device = observed["gpu"] if gpu else f"{observed['cpu']} (CPU figures)"
     return f"{device}, {observed['cpu_count']} cores, {observed['memory_gib']} GiB"

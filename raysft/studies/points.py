@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,21 +20,37 @@ from raysft.studies.tune.search import SWITCHES, concurrency
 
 FOLDER = "points"  # of what their runs leave, in the run directory of the study
 Point = Mapping[str, Any]  # what it differs in from the others: plain values
-# Of a point, the folder for its run, and who is to be told where its workers are: to its results.
-Measure = Callable[[Point, Path, Placed], dict[str, Any]]
+Found = dict[str, Any]  # what is measured of a point
+Tell = Callable[[Point, Found], None]
+# Of one point: the folder for its run, and who is to be told where its workers are.
+MeasureOne = Callable[[Inputs, Point, Path, Placed], Found]
+# Of those that share a folder and workers; each is told of when it is measured.
+Measure = Callable[[Inputs, Sequence[Point], Path, Placed, Tell], None]
+
+
+def one_by_one(measure: MeasureOne) -> Measure:
+    def measure_all(
+        inputs: Inputs, points: Sequence[Point], folder: Path, placed: Placed, tell: Tell
+    ) -> None:
+        for point in points:
+            tell(point, measure(inputs, point, folder, placed))
+
+    return measure_all
 
 
 def run_study(
     study: Study,
     points: Sequence[Point],
-    measure: Callable[[Inputs, Point, Path, Placed], dict[str, Any]],
+    measure: Measure,
     inputs: Inputs,
     emit: Emit,
+    shares: tuple[str, ...] | None = None,
 ) -> dict[str, Any]:
     """All points, on the Ray cluster this process is connected to. Returns the study's summary.
 
-    results.json, whose `cases` they are, is written after each; those that it has already, and that
-    ended well, are not measured again.
+    shares: points that are equal in these are measured together, in their order; None: each by
+    itself. results.json, whose `cases` they are, is written after each; those that it has already,
+    and that ended well, are not measured again.
     """
     config, run_dir = inputs.config, inputs.run_dir
     before = finished(run_dir)
@@ -50,7 +66,8 @@ def run_study(
     known = {values(case, points[0]) for case in before}
     left = [point for point in points if tuple(point.values()) not in known]
     if left:
-        run_points(left, partial(measure, inputs), config, run_dir, ended)
+        batches = together(left, tuple(points[0]) if shares is None else shares)
+        run_batches(batches, partial(measure, inputs), config, run_dir, ended)
     study.write_report(results, run_dir)
     return {
         "results": str(run_dir / rundir.RESULTS),
@@ -68,36 +85,43 @@ def values(case: Mapping[str, Any], point: Point) -> tuple[Any, ...]:
     return tuple(case[key] for key in point)
 
 
-def run_points(
-    points: Iterable[Point],
-    measure: Measure,
+def together(points: Sequence[Point], keys: Sequence[str]) -> list[list[Point]]:
+    """Those that are equal in these keys, in the order in which they come first."""
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for point in points:
+        found.setdefault(tuple(point[key] for key in keys), []).append(point)
+    return list(found.values())
+
+
+def run_batches(
+    batches: Sequence[Sequence[Point]],
+    measure: Callable[[Sequence[Point], Path, Placed, Tell], None],
     config: Config,
     run_dir: Path,
-    ended: Callable[[dict[str, Any]], None],
+    ended: Callable[[Found], None],
 ) -> None:
-    """Measure each point in a process of its own, on the Ray cluster this one is connected to.
+    """Measure each batch in a process of its own, on the Ray cluster this one is connected to.
 
     ended: gets each result as it comes: the point, its `status` ("done" or "failed"), its `error`,
-    and what `measure` returned. A point that fails is a result like any other.
+    and what was measured. A point that fails is a result like any other.
     """
     import ray
     from ray import tune
 
     os.environ.update(SWITCHES)
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    listed = [{"number": number, **point} for number, point in enumerate(points)]
     folder = run_dir.resolve() / FOLDER
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(run_point, measure=measure, folder=folder),
+            tune.with_parameters(run_batch, batches=batches, measure=measure, folder=folder),
             tune.PlacementGroupFactory([{"memory": 1}]),  # the workers have resources of their own
         ),
-        param_space={"point": tune.grid_search(listed)},
+        param_space={"number": tune.grid_search(list(range(len(batches))))},
         tune_config=tune.TuneConfig(max_concurrent_trials=concurrency(config, nodes)),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(run_dir.resolve()),
-            callbacks=[watcher(ended)],
+            callbacks=[watcher(batches, ended)],
             verbose=0,
         ),
     )
@@ -108,26 +132,43 @@ def run_points(
             shutil.rmtree(run_dir / name, ignore_errors=True)
 
 
-def run_point(space: dict[str, Any], measure: Measure, folder: Path) -> None:
-    """The function that Ray Tune calls. It reports where the workers are, and the result."""
+def run_batch(
+    space: Mapping[str, int],
+    batches: Sequence[Sequence[Point]],
+    measure: Callable[[Sequence[Point], Path, Placed, Tell], None],
+    folder: Path,
+) -> None:
+    """The function that Ray Tune calls. It reports where the workers are, and the results."""
     from ray import tune
 
-    point = {key: value for key, value in space["point"].items() if key != "number"}
-    own = folder / f"{space['point']['number']:03}"
+    number = space["number"]
+    left, own = list(batches[number]), folder / f"{number:03}"
+
+    def tell(point: Point, found: Found) -> None:
+        """Once: workers that were lost begin with the first point again."""
+        if point in left:
+            left.remove(point)
+            tune.report({"result": {**point, "status": "done", "error": None, **found}})
+
     try:
-        found = measure(point, own, lambda placement: tune.report({"placement": placement}))
-        tune.report({"result": {**point, "status": "done", "error": None, **found}})
+        measure(left.copy(), own, lambda placement: tune.report({"placement": placement}), tell)
     except (RunError, UserError) as error:
-        tune.report({"result": {**point, "status": "failed", "error": str(error)}})
+        for point in left:
+            tune.report({"result": failed(point, str(error))})
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
 
+def failed(point: Point, error: str) -> Found:
+    return {**point, "status": "failed", "error": error}
+
+
 class Ended:
-    """Hands on each result, and frees the workers of a point that has ended, which Ray does by
+    """Hands on each result, and frees the workers of a batch that has ended, which Ray does by
     itself only where it has a dashboard."""
 
-    def __init__(self, ended: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, batches: Sequence[Sequence[Point]], ended: Callable[[Found], None]) -> None:
+        self.left = [list(batch) for batch in batches]
         self.ended = ended
         self.placements: dict[int, list[Placement]] = {}
 
@@ -139,29 +180,39 @@ class Ended:
         if "placement" in line:
             self.placements.setdefault(number, []).append(line["placement"])
         elif "result" in line:
-            self.ended(dict(line["result"]))
+            result = dict(line["result"])
+            self.left[number] = [
+                point
+                for point in self.left[number]
+                if values(result, point) != values(point, point)
+            ]
+            self.ended(result)
+
+    def fail(self, number: int, error: str) -> None:
+        """The process of a batch has died: what it had not measured has failed."""
+        self.free(number)
+        for point in self.left[number]:
+            self.ended(failed(point, error))
 
     def free(self, number: int) -> None:
         for placement in self.placements.pop(number, []):
             placement.free()
 
 
-def watcher(ended: Callable[[dict[str, Any]], None]) -> Any:
+def watcher(batches: Sequence[Sequence[Point]], ended: Callable[[Found], None]) -> Any:
     """Ray Tune's view of the points."""
     from ray import tune
 
-    keeper = Ended(ended)
+    keeper = Ended(batches, ended)
 
     class Watcher(tune.Callback):  # type: ignore[misc]
         def on_trial_result(self, *, trial: Any, result: Mapping[str, Any], **_: Any) -> None:
-            keeper.report(trial.config["point"]["number"], result)
+            keeper.report(trial.config["number"], result)
 
         def on_trial_complete(self, *, trial: Any, **_: Any) -> None:
-            keeper.free(trial.config["point"]["number"])
+            keeper.free(trial.config["number"])
 
         def on_trial_error(self, *, trial: Any, **_: Any) -> None:
-            point = dict(trial.config["point"])
-            keeper.free(point.pop("number"))
-            keeper.ended({**point, "status": "failed", "error": reason(trial.error_file)})
+            keeper.fail(trial.config["number"], reason(trial.error_file))
 
     return Watcher()

@@ -50,6 +50,13 @@ def plus_minus(found: Interval | None, form: str) -> str:
     return f"{found.mean:{form}} ± {(found.high - found.low) / 2:{form.lstrip('+')}}"
 
 
+def judged(found: Interval, *, more: str, less: str, equal: str, than: float = 0.0) -> str:
+    """Whether it is above a value, below, or neither: one of these words."""
+    if found.low is None or found.high is None:
+        return "not judged by one seed"
+    return more if found.low > than else less if found.high < than else equal
+
+
 def interval(values: Sequence[float]) -> Interval:
     """Raises statistics.StatisticsError where there are none."""
     mean, count = statistics.fmean(values), len(values)

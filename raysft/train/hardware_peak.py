@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ SECONDS = 0.3  # of each test
 MIB = 2**20
 
 
+@cache  # workers that train several models in turn measure it once
 def measure_peak(device: torch.device, dtype: torch.dtype) -> dict[str, float] | None:
     """FLOPs and copied bytes a second of all ranks together, each measured at the same time.
 

@@ -1,13 +1,12 @@
 """The training loop that every Ray Train worker runs."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
 import torch.distributed as dist
 
@@ -58,6 +57,10 @@ class WorkerJob:
     evaluates_after: tuple[int, ...] = ()  # steps, beside those of eval.every_steps
 
 
+# What every worker runs: job, training and held-out records and mailbox, to the totals of rank 0.
+Program = Callable[[WorkerJob, TokenDataset, TokenDataset, Any], dict[str, Any]]
+
+
 def train_worker(
     job: WorkerJob, train: TokenDataset, heldout: TokenDataset, mailbox: Any
 ) -> dict[str, Any]:
@@ -68,7 +71,6 @@ def train_worker(
     rank, world_size = dist.get_rank(), dist.get_world_size()
     config, objective, last = job.config.at(world_size), job.objective, job.total_steps
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
-    emit(events.Placed(ray.util.get_current_placement_group().id.hex()))
     rundir.require_shared(job.run_dir)
     longest = int(max(train.parts.max(initial=1), heldout.parts.max(initial=1)))
     with told_of_the_model(job.hf_config):
@@ -90,6 +92,7 @@ def train_worker(
     if not progress.step:
         emit(events.Metrics(0, evaluate_into(progress, objective, engine, reads, emit)))
 
+    watched = objective.watches(engine)
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
     keeps_best, folder = job.exports and config.checkpoint.keep_best, job.run_dir / rundir.MODEL
     difference: float | None = None  # of the model that was written, from the engine's
@@ -133,6 +136,7 @@ def train_worker(
         # Also at a checkpoint, where a resumed run begins to average anew.
         if step == 1 or saves or due(step, config.log.every_steps, last=last):
             line |= {"lr": lr} | window.reduce(engine.device, config.optim.max_grad_norm, step)
+            line |= watched()
             line["time_left_s"] = (last - step) * line["step_time_s"]
             progress.record_train(line["loss"], line["clipped_steps"])
             window = Window(measures=objective.measures)

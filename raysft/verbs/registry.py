@@ -9,13 +9,14 @@ from raysft.verbs.masking import MASKING
 from raysft.verbs.pairs import PAIRS
 from raysft.verbs.reward import REWARD
 from raysft.verbs.seq_len import SEQ_LEN
+from raysft.verbs.stability import STABILITY
 from raysft.verbs.train import TRAIN
 from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
 ALL = (
     *(TRAIN, PAIRS, REWARD, DPO, TUNE),
-    *(SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, DOCTOR, PROVE),
+    *(SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, STABILITY, DOCTOR, PROVE),
 )
 VERBS: dict[str, Verb] = {verb.name: verb for verb in ALL}
 STUDIES: dict[str, Study] = {verb.study.name: verb.study for verb in VERBS.values() if verb.study}

@@ -6,6 +6,7 @@ over supervised tokens of one batch of records on one process.
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,12 @@ def reference(
     train: list[dict[str, str]],
     skip_spikes: float = 0.0,
     prompt_weight: float = 0.0,
+    look: Callable[[torch.optim.Optimizer], None] = lambda _: None,
 ) -> Any:
-    """Losses, gradient norms and skipped steps of the plain loop over the given record indices."""
+    """Losses, gradient norms and skipped steps of the plain loop over the given record indices.
+
+    look: is called after each update, while gradients are there.
+    """
     model = without_dropout(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     optimizer, rates = optimizer_of(model), rates_of(len(order))
@@ -57,6 +62,7 @@ def reference(
             skipped.append(step)
         else:
             optimizer.step()
+            look(optimizer)
         losses.append(loss.item())
         norms.append(norm)
     return losses, norms, skipped
@@ -98,7 +104,10 @@ def drawn(records: Path) -> tuple[list[dict[str, Any]], list[list[int]]]:
     return train, [epoch[8 * step : 8 * step + 8] for step in range(5)]
 
 
-def five_steps(model_dir: Path, records: Path, prompt_weight: float = 0.0) -> Any:
-    """The reference over the very records that the sampler draws for `tiny_config`."""
+def five_steps(model_dir: Path, records: Path, **options: Any) -> Any:
+    """The reference over the very records that the sampler draws for `tiny_config`.
+
+    options: of `reference`.
+    """
     train, order = drawn(records)
-    return reference(model_dir, order, train, prompt_weight=prompt_weight)
+    return reference(model_dir, order, train, **options)

@@ -96,3 +96,40 @@ def test_a_killed_study_goes_on_and_repeats_no_finished_point(tmp_path: Path) ->
     assert "over 2 seeds" in outcome.summary["verdict"]
     assert not (tmp_path / "runs/g/points").exists()
     assert not (tmp_path / "runs/g/tune").exists()
+
+
+FEW_LADDERS = (
+    "bench.lrs=[1e-3, 1e-2, 300.0, 1e3]", "bench.warmup_ratios=[0.0]", "bench.max_grad_norms=[0.3]",
+    'bench.precisions=["bf16"]', "bench.seeds=1", "run.max_steps=8", "batch.global_batch_size=4",
+    "eval.max_records=8",
+)  # fmt: skip
+
+
+def test_a_ladder_of_rates_ends_at_divergence(tmp_path: Path) -> None:
+    """Its runs start alike, though they share their workers. A second seed is added on --resume."""
+    words = ["bench", "stability", "bench-stability", "--name", "s", *sets(*FEW_LADDERS), "--json"]
+    outcome = run_raysft(*words, cwd=tmp_path)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.summary["cases"] == {"done": 1, "failed": 0}
+    (only,) = json.loads((tmp_path / "runs/s/results.json").read_text())["cases"]
+    runs = only["runs"]
+    assert [(run["lr"], run["diverged"]) for run in runs] == [
+        (1e-3, False), (1e-2, False), (300.0, True),
+    ]  # fmt: skip
+    assert 1 <= runs[-1]["diverged_step"] <= 8
+    assert runs[0]["steps"] == runs[1]["steps"] == 8
+    assert 0 < runs[0]["clipped_steps"] <= 8
+    assert 0.5 < runs[0]["moment_ratio_p50"] < 2
+    assert runs[1]["eval_loss"] < runs[0]["eval_loss"] < 7
+    assert "diverged at 300" in outcome.stderr
+    assert (tmp_path / "runs/s/stability.png").exists()
+
+    again = run_raysft(*words, "--resume", "--set", "bench.seeds=2", cwd=tmp_path)
+    assert again.code == 0, again.stderr
+    first, second = json.loads((tmp_path / "runs/s/results.json").read_text())["cases"]
+    assert first == only
+    assert second["seed"] == 1
+    assert "seed 0" not in again.stderr
+    assert run_raysft("bench", "report", "runs/s", cwd=tmp_path).code == 0
+    same = run_raysft("bench", "compare", "runs/s", "runs/s", cwd=tmp_path)
+    assert same.code == 0, same.stderr

@@ -24,6 +24,10 @@ STUDIES = (
     "batch.global_batch_size=2",
     "bench.prompt_loss_weights=[0.0, 1.0]",
     "bench.data_sizes=[8, 16]",
+    "bench.lrs=[1e-3, 1e-2]",
+    "bench.warmup_ratios=[0.0]",
+    "bench.max_grad_norms=[1.0]",
+    'bench.precisions=["fp32"]',
     "eval.max_records=4",
     "eval.exact_match_records=4",
     "run.max_steps=2",
@@ -54,7 +58,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
             extra = settings(SHORT)
         case ["bench", "seq-len", config, *_]:
             extra = settings(BRIEF)
-        case ["bench", "grad-variance" | "masking" | "data-size", config, *_]:
+        case ["bench", "grad-variance" | "masking" | "data-size" | "stability", config, *_]:
             extra = settings(STUDIES)
         case _:
             return []

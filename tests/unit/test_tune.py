@@ -11,12 +11,13 @@ import pytest
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.studies.divergence import has_diverged
 from raysft.studies.tune.record import reason
 from raysft.studies.tune.report import best_toml, write_report
 from raysft.studies.tune.schedulers import scheduler
 from raysft.studies.tune.search import concurrency
 from raysft.studies.tune.settings import check_search, grid, num_trials, random_draws, trial_config
-from raysft.studies.tune.stability import has_diverged, stability
+from raysft.studies.tune.stability import stability
 from raysft.studies.tune.trials import (
     Trial,
     best_of,

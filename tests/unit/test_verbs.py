@@ -28,16 +28,18 @@ PRESETS = {
     "bench grad-variance": "bench-grad-variance",
     "bench masking": "bench-masking",
     "bench data-size": "bench-data-size",
+    "bench stability": "bench-stability",
 }
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
     "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
+    "bench grad-variance": Path("benchmarks/grad-variance/preset/results.json"),
 }
 # Of the others, of short runs.
 RESULTS = COMMITTED | {
-    "bench grad-variance": Path("tests/unit/results/grad-variance.json"),
     "bench masking": Path("tests/unit/results/masking.json"),
     "bench data-size": Path("tests/unit/results/data-size.json"),
+    "bench stability": Path("tests/unit/results/stability.json"),
 }
 ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))

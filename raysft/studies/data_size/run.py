@@ -21,7 +21,7 @@ from raysft.studies.point_runs import (
     require_heldout,
     train_once,
 )
-from raysft.studies.points import Point, run_study
+from raysft.studies.points import Point, one_by_one, run_study
 
 FEWEST = 100  # records, where the config names no sizes
 
@@ -74,7 +74,7 @@ def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study; returns its summary. Raises UserError where no record is held out."""
     require_heldout(inputs.heldout, "sizes")
     listed = points(inputs.config, len(inputs.train))
-    return run_study(STUDY, listed, measure_size, inputs, emit)
+    return run_study(STUDY, listed, one_by_one(measure_size), inputs, emit)
 
 
 def subset(train: TokenDataset, records: int, seed: int) -> TokenDataset:

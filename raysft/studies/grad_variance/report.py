@@ -16,7 +16,7 @@ from raysft.studies.grad_variance.rows import (
     moments_when,
     rows_of,
 )
-from raysft.studies.hardware import machine_facts
+from raysft.studies.hardware import layout, machine_facts
 from raysft.studies.statistics import Interval
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
@@ -184,8 +184,8 @@ def facts(results: Results) -> list[tuple[str, str]]:
     steps = [measured["step"] for measured in cases[0]["measured"]] if cases else []
     return [
         *rows,
-        ("run", f"ZeRO stage {engine['zero_stage']}, {engine['precision']}, {scaling['workers']} "
-                f"workers; {bench['seeds']} seeds, measured after {listed(steps)} steps"),
+        ("run", f"{layout(config)}, {engine['precision']}; {bench['seeds']} seeds, measured after "
+                f"{listed(steps)} steps"),
         ("sequences", f"{bench['examples']} of each length, gradients of {size} at a time: the "
                       f"records of {config['data']['path']}, joined end to end and cut at T"),
     ]  # fmt: skip

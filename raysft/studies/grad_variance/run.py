@@ -14,7 +14,7 @@ from raysft.runtime.fit import total_steps
 from raysft.studies.grad_variance.report import STUDY
 from raysft.studies.grad_variance.rows import LOSSES
 from raysft.studies.point_runs import Inputs, Placed, check_gradients, config_at, train_once
-from raysft.studies.points import Point, run_study
+from raysft.studies.points import Point, one_by_one, run_study
 from raysft.studies.seq_len.sequences import joined, rows_of
 from raysft.train.schedule import warmup_steps
 
@@ -42,7 +42,7 @@ def points(config: Config) -> list[Point]:
 
 def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study; returns its summary."""
-    return run_study(STUDY, points(inputs.config), measure_seed, inputs, emit)
+    return run_study(STUDY, points(inputs.config), one_by_one(measure_seed), inputs, emit)
 
 
 def point_config(config: Config, point: Point) -> Config:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from raysft.runs import rundir
-from raysft.studies.hardware import machine_facts
+from raysft.studies.hardware import layout, machine_facts
 from raysft.studies.masking.figure import draw
 from raysft.studies.masking.rows import (
     copied_beyond_chance,
@@ -19,7 +19,7 @@ from raysft.studies.masking.rows import (
     rows_of,
     weights_of,
 )
-from raysft.studies.statistics import Interval, plus_minus
+from raysft.studies.statistics import Interval, judged, plus_minus
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
 
@@ -90,13 +90,6 @@ def of_loss(results: Results, low: float, high: float) -> str:
     return f"{words}. The lowest mean is that of weight {best.weight:g}."
 
 
-def judged(found: Interval, *, more: str, less: str, equal: str) -> str:
-    """Whether a difference is above 0, below, or neither."""
-    if found.low is None or found.high is None:
-        return "not judged by one seed"
-    return more if found.low > 0 else less if found.high < 0 else equal
-
-
 def seeds(found: Interval) -> str:
     return f"over {found.runs} seeds, 95 % interval" if found.runs > 1 else "one seed"
 
@@ -138,14 +131,13 @@ def markdown(results: Results) -> str:
 
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
-    scaling, engine = config["scaling"], config["engine"]
-    gpu = bool(scaling["gpus_per_worker"])
+    gpu = bool(config["scaling"]["gpus_per_worker"])
     rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
     rows.append(
         (
             "runs",
-            f"{config['bench']['seeds']} seeds of each weight, {scaling['workers']} workers, ZeRO "
-            f"stage {engine['zero_stage']}, {engine['precision']}",
+            f"{config['bench']['seeds']} seeds of each weight, {layout(config)}, "
+            f"{config['engine']['precision']}",
         )
     )
     if cases:

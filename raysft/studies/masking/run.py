@@ -18,7 +18,7 @@ from raysft.studies.point_runs import (
     require_heldout,
     train_once,
 )
-from raysft.studies.points import Point, run_study
+from raysft.studies.points import Point, one_by_one, run_study
 
 
 def check(config: Config) -> None:
@@ -39,7 +39,7 @@ def points(config: Config) -> list[Point]:
 def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study; returns its summary. Raises UserError where no record is held out."""
     require_heldout(inputs.heldout, "weights")
-    return run_study(STUDY, points(inputs.config), measure_weight, inputs, emit)
+    return run_study(STUDY, points(inputs.config), one_by_one(measure_weight), inputs, emit)
 
 
 def point_config(config: Config, point: Point) -> Config:

@@ -1,13 +1,11 @@
-"""How stable a run was, from its metrics: clipping, spikes, gradient norms, divergence."""
+"""How stable a run was, from its metrics: clipping, spikes, gradient norms."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raysft.studies.numbers import median, percentile
 
 WINDOW = 10  # log steps of the running median
-MARGIN = 1.1
 
 
 def stability(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -32,13 +30,3 @@ def stability(lines: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
         "grad_norm_p50": percentile(norms, 50),
         "grad_norm_p99": percentile(norms, 99),
     }
-
-
-def has_diverged(eval_loss: float, first: float, vocabulary: int) -> bool:
-    """Whether training has made a model worse than no training and no model.
-
-    eval_loss: held-out loss now; first: before the first step, both in nats a token. ln V is the
-    loss of a uniform guess over the vocabulary. The MARGIN leaves room for the noise of a model
-    from scratch, which starts at ln V.
-    """
-    return not math.isfinite(eval_loss) or eval_loss > MARGIN * max(first, math.log(vocabulary))

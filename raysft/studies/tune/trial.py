@@ -13,8 +13,8 @@ from raysft.errors import NotFinite, RunError, UserError
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import Event
 from raysft.runs.loggers import loggers
+from raysft.studies.divergence import has_diverged
 from raysft.studies.tune.settings import trial_config
-from raysft.studies.tune.stability import has_diverged
 from raysft.studies.tune.trials import Trial, folder_of
 
 REGISTERED_WITHIN_S = 60.0

@@ -39,6 +39,8 @@ class Objective:
     scalar    the model has a head of one number, the reward
     prepares  before any step, with the engine as it starts: what is read from then on
     caution   first and newest metrics of an evaluation to a warning, if there is one
+    watches   the engine, before the first step, to what is asked at each log line for metrics of
+              the steps since the last one, over all ranks
     """
 
     name: str
@@ -52,3 +54,4 @@ class Objective:
     scalar: bool = False
     prepares: Callable[[Any, RankData, Path, Emit], RankData] | None = None
     caution: Callable[[Found, Found], str | None] = lambda first, now: None  # noqa: ARG005
+    watches: Callable[[Any], Callable[[], Mapping[str, float | None]]] = lambda _: dict
