@@ -35,7 +35,8 @@ def climb(
     emit = post(mailbox) if dist.get_rank() == 0 else lambda _: None
     for number, configs in enumerate(ladders):
         for config in configs:
-            gc.collect()  # the engine of the run before
+            gc.collect()  # the engine of the run before; what is left need not be searched again
+            gc.freeze()
             one = replace(job, config=config, objective=objective_for(job.hf_config.vocab_size))
             end: dict[str, Any] = {"lr": config.optim.lr, "diverged": False, "why": None,
                                    "diverged_step": None}  # fmt: skip

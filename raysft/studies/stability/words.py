@@ -12,7 +12,7 @@ from raysft.studies.stability.rows import (
     rows_of,
     spikes_of,
 )
-from raysft.studies.stability.thresholds import FACTORS, done, effect, rung, values_of
+from raysft.studies.stability.thresholds import FACTORS, done, effect, gain, rung, values_of
 from raysft.studies.statistics import judged
 from raysft.studies.study import Results
 
@@ -67,7 +67,19 @@ def of_factor(results: Results, factor: str) -> str:
     )
     return (
         f"Against {of_value(factor, base)}, the largest stable rate is multiplied with {listed} "
-        f"({runs}): that {remedy} allows larger rates is {says}."
+        f"({runs}): that {remedy} allows larger rates is {says}.{of_gain(results, factor)}"
+    )
+
+
+def of_gain(results: Results, factor: str) -> str:
+    """What the value furthest from the first does to the loss at the best rate."""
+    last = values_of(results, factor)[-1]
+    found = gain(results, factor, last)
+    if found is None:
+        return ""
+    return (
+        f" At the best rate of each, the held-out loss with {of_value(factor, last)} differs by "
+        f"{found.words('+.3f')} nats a token."
     )
 
 
