@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig
+from transformers import GPT2Config, MambaConfig
 
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.load import load_config
@@ -95,4 +95,4 @@ def test_a_gpu_that_has_room_for_a_lower_stage_is_told_of(monkeypatch: pytest.Mo
     card.total_memory = 8 * 2**30
     (line,) = what_fits(load_config("gpt2-large", settings), large, cuda)
     assert "GiB a worker, and there are 8.0" in line
-    assert what_fits(load_config("gpt2-large", settings), LlamaConfig(), cuda) == []
+    assert what_fits(load_config("gpt2-large", settings), MambaConfig(), cuda) == []
