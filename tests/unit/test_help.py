@@ -12,6 +12,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from raysft.cli.app import app
+from raysft.config.training import Schedule
 from tests.conftest import run_raysft
 from tests.unit.test_docs import resolved
 
@@ -83,6 +84,6 @@ def test_a_tab_completes_presets_runs_files_and_keys(tmp_path: Path) -> None:
     assert completed("raysft attach f", tmp_path) == ["first"]
     assert completed("raysft config list sch", tmp_path) == [
         "schedule",
-        *(f"schedule.{key}" for key in ("warmup_ratio", "warmup_steps", "min_lr_ratio")),
+        *(f"schedule.{key}" for key in Schedule.model_fields),
     ]
     assert completed("raysft conf", tmp_path) == ["config"]
