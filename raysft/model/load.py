@@ -137,7 +137,7 @@ def load_model(
     """
     from transformers.integrations import HfDeepSpeedConfig
 
-    pad_token_id = hf_config.pad_token_id
+    pad_token_id = hf_config.pad_token_id if scalar else None  # not all others have one
     if scalar:  # embeddings are made with it, before the token that was added has its row
         hf_config.pad_token_id = None
     partitioned = config.engine.stage == 3

@@ -166,9 +166,9 @@ def test_a_cpu_takes_what_it_is_faster_in_as_long_as_that_fits(here: Path) -> No
 
 
 def test_a_model_of_another_family_is_reckoned_as_a_gpt2_of_its_size(here: Path) -> None:
-    from transformers import LlamaConfig
+    from transformers import OlmoConfig
 
-    small = LlamaConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9)
+    small = OlmoConfig(hidden_size=576, num_hidden_layers=30, num_attention_heads=9)
     raw, why, _ = fitted(raw_for(CPU, here), small, CPU)
     assert why.endswith("by a GPT-2 of its size")
     assert raw["engine"]["zero_stage"] == 1
