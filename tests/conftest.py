@@ -3,12 +3,16 @@
 import json
 import os
 import resource
+import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from hypothesis import settings
 
@@ -20,6 +24,38 @@ settings.load_profile("fixed")
 # Modules that take minutes, the longest first: begun before the others, so that no core waits for
 # the last of them at the end.
 LONG = ("test_two_hosts", "test_errors_cli", "test_tune_cli", "test_readme", "test_faults")
+
+
+HANGS_S = 600.0  # after which the stacks of a test's processes are shown; pyproject.toml ends it
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[REAL_STDERR] = os.dup(2)  # nothing is captured yet
+
+
+REAL_STDERR = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    timer = threading.Timer(HANGS_S, show_stacks, [item.nodeid, item.config.stash[REAL_STDERR]])
+    timer.daemon = True
+    timer.start()
+    try:
+        return (yield)
+    finally:
+        timer.cancel()
+
+
+def show_stacks(test: str, stderr: int) -> None:
+    """Where this process and all that it has started stand."""
+    here = psutil.Process()
+    os.write(stderr, f"\n{test} runs for {HANGS_S:.0f} s\n".encode())
+    for process in [here, *here.children(recursive=True)]:
+        with suppress(psutil.Error):
+            if "python" in process.exe():
+                dump = ["py-spy", "dump", "--nonblocking", "--pid", str(process.pid)]
+                subprocess.run(dump, stdout=stderr, stderr=stderr, timeout=30)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -56,22 +92,55 @@ def run_raysft(
         if address_space:
             resource.setrlimit(resource.RLIMIT_AS, (address_space, address_space))
 
-    done = subprocess.run(
-        [Path(sys.executable).parent / "raysft", *map(str, args)],
+    command = [Path(sys.executable).parent / "raysft", *args]
+    env = os.environ | {"COLUMNS": "120"} | env
+    return run_command(command, cwd, env, timeout, preexec_fn=limit)
+
+
+def run_command(
+    command: Sequence[str | Path],
+    cwd: Path,
+    env: Mapping[str, str],
+    timeout: float,
+    **options: Any,
+) -> Outcome:
+    """Fails the test, with what the command has said, where it has not ended after `timeout` s.
+
+    options: of Popen.
+    """
+    process = subprocess.Popen(
+        [*map(str, command)],
         cwd=cwd,
-        env=os.environ | {"COLUMNS": "120"} | env,
-        capture_output=True,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout,
-        preexec_fn=limit,
+        **options,
     )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+        return Outcome(process.returncode, stdout, stderr)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        said = []
+        with suppress(subprocess.TimeoutExpired):  # what it has started may hold its streams
+            said = [stream[-2000:] for stream in process.communicate(timeout=5)]
+        pytest.fail(
+            "\n".join([f"no end after {timeout} s: {shlex.join(map(str, command))}", *said])
+        )
 
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Tokenised sets of the tests go here, and none is found from an earlier run."""
+    """Tokenised sets of the tests go here, and none is found from an earlier run.
+
+    But what DeepSpeed compiles, for a minute, is where it always is.
+    """
     folder = tmp_path_factory.mktemp("cache")
+    compiled = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
+    compiled.mkdir(parents=True, exist_ok=True)
+    (folder / compiled.name).symlink_to(compiled)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from raysft.model.load import load_model
 from raysft.runs import events, provenance
 from raysft.runs.events import Emit
 from raysft.train.memory import held_memory_gib, memory_kind
+from raysft.train.optimizer import make_optimizer
 
 ROUTER_LOSS = (
     "the model's config asks for the loss that balances its experts (output_router_logits = true), "
@@ -165,41 +165,3 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     """The layers of a transformer, which transformers names because no device map may cut them."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
-
-
-def make_optimizer(config: Config, model: nn.Module) -> tuple[torch.optim.Optimizer, str]:
-    optim = config.optim
-    groups = decay_groups(model.named_parameters(), optim.weight_decay)
-    options: dict[str, Any] = {"lr": optim.lr, "betas": optim.betas, "eps": optim.eps}
-    decoupled = optim.name == "adamw"
-    torch_class = torch.optim.AdamW if decoupled else torch.optim.Adam
-    runs_on_gpu = config.on_gpu and not config.engine.offload_optimizer
-    if runs_on_gpu:
-        return torch_class(groups, fused=True, **options), f"torch {torch_class.__name__} (fused)"
-    fallback = ""
-    if optim.cpu_kernel == "auto":
-        try:
-            from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-            return DeepSpeedCPUAdam(groups, adamw_mode=decoupled, **options), "DeepSpeedCPUAdam"
-        except Exception as error:  # a missing compiler raises anything from OSError to assertion
-            reason = str(error).strip().partition("\n")[0]
-            fallback = f"; DeepSpeed's CPU Adam does not compile here: {reason}"
-    return torch_class(groups, **options), f"torch {torch_class.__name__}{fallback}"
-
-
-def decay_groups(
-    named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
-) -> list[dict[str, Any]]:
-    """Weight decay for matrices and embeddings, none for biases and layer norms."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for _, parameter in named_parameters:
-        # Under ZeRO-3 a parameter is an empty tensor that knows its own shape.
-        shape = getattr(parameter, "ds_shape", parameter.shape)
-        (decayed if len(shape) >= 2 else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]

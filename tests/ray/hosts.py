@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Outcome
+from tests.conftest import Outcome, run_command
 
 SCRIPT = Path(__file__).parents[2] / "cluster" / "two-host.sh"
 BIN = Path(sys.executable).parent
@@ -20,16 +20,7 @@ NODE = "10.77.0.2"
 
 
 def run(*args: str | Path, timeout: float = 300, cwd: Path = Path("/"), **env: str) -> Outcome:
-    done = subprocess.run(
-        [SCRIPT, *map(str, args)],
-        cwd=cwd,
-        env=environment() | env,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-    )
-    return Outcome(done.returncode, done.stdout, done.stderr)
+    return run_command([SCRIPT, *args], cwd, environment() | env, timeout)
 
 
 def environment() -> dict[str, str]:
@@ -64,10 +55,8 @@ class Hosts:
         """On the third host, as who does not know the cluster's token."""
         clean = {k: v for k, v in environment().items() if not k.startswith("RAY_AUTH")}
         command = ["ip", "netns", "exec", "raysft-client", BIN / "raysft", *map(str, args)]
-        done = subprocess.run(
-            command, cwd=cwd, env=clean | {"HOME": str(cwd)} | env, capture_output=True, text=True
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
+        clean |= {"HOME": str(cwd)} | env
+        return run_command(command, cwd, clean, timeout=300)
 
 
 @contextmanager

@@ -4,6 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
+import pytest
+
 from raysft.config.load import load_config
 from raysft.config.schema import DEMO
 from tests import documented
@@ -68,21 +70,30 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     return extra
 
 
-def test_commands_run(tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]) -> None:
-    """As written, in their order, in one folder with the files that they name."""
+# On a cluster: test_two_hosts.py; to the hub: unit/test_push.py
+ELSEWHERE = {"--address", "--push-to-hub"}
+COMMANDS = [words for words in documented.commands("raysft") if not ELSEWHERE & set(words)]
+assert len(COMMANDS) >= 6
+
+
+@pytest.fixture(scope="module")
+def here(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the files that the pages name."""
+    folder = tmp_path_factory.mktemp("reader")
     for name in ("my-model", "my-tokenizer"):
-        (tmp_path / name).symlink_to(tiny_model)
-    (tmp_path / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+        (folder / name).symlink_to(tiny_model)
+    (folder / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     for block in documented.blocks("toml"):
         if block.file_name:
-            (tmp_path / block.file_name).write_text(block.text)
-    (tmp_path / "questions.jsonl").write_text(json.dumps({"prompt": "Sort the words.\na b"}) + "\n")
-    # On a cluster: test_two_hosts.py; to the hub: unit/test_push.py
-    elsewhere = {"--address", "--push-to-hub"}
-    found = [words for words in documented.commands("raysft") if not elsewhere & set(words)]
-    assert len(found) >= 6
-    for words in found:
-        env = {} if words[0] == "doctor" else running_ray  # which looks at a Ray of its own
-        outcome = run_raysft(*words, *in_brief(words, tmp_path), cwd=tmp_path, **env)
-        assert outcome.code == 0, f"raysft {shlex.join(words)}: {outcome.stderr}"
-        assert outcome.stdout.strip() or words[0] == "chat" or "--prompts" in words
+            (folder / block.file_name).write_text(block.text)
+    (folder / "questions.jsonl").write_text(json.dumps({"prompt": "Sort the words.\na b"}) + "\n")
+    return folder
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)
+def test_a_command_runs(words: list[str], here: Path, running_ray: dict[str, str]) -> None:
+    """As written, after those that stand before it: all of them need to be run."""
+    env = {} if words[0] == "doctor" else running_ray  # which looks at a Ray of its own
+    outcome = run_raysft(*words, *in_brief(words, here), cwd=here, **env)
+    assert outcome.code == 0, outcome.stderr
+    assert outcome.stdout.strip() or words[0] == "chat" or "--prompts" in words

@@ -2,9 +2,12 @@
 
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,27 +133,34 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -> None:
     if child == 0:
         command = str(Path(sys.executable).parent / "raysft")
         os.execv(command, [command, "chat", str(folder), "--max-new-tokens=90000"])
-    seen = ""
+    seen, until = "", time.monotonic() + 240
 
-    def wait_for(words: str) -> None:
+    def wait_for(words: str, again: bytes = b"") -> None:
+        """again: typed at first and every two seconds, as a person does where nothing happens: a
+        Ctrl-C between the prompt and the first look at the keyboard waits for the next key."""
         nonlocal seen
-        until = time.monotonic() + 240
         while words not in seen:
             assert time.monotonic() < until, seen[-500:]
-            seen += os.read(terminal, 4096).decode(errors="replace")
+            os.write(terminal, again)
+            while words not in seen and select.select([terminal], [], [], 2)[0]:
+                seen += os.read(terminal, 4096).decode(errors="replace")
         seen = seen.partition(words)[2]
 
-    wait_for("> ")
-    os.write(terminal, b"pear\n")
-    wait_for("pear")
-    seen = ""
-    for _ in range(5):  # pieces of an answer
-        seen += os.read(terminal, 4096).decode(errors="replace")
-    os.write(terminal, b"\x03")
-    wait_for("stopped")
-    wait_for("> ")
-    os.write(terminal, b"half\x03")
-    wait_for("> ")
-    os.write(terminal, b"\x04")
-    status = os.waitpid(child, 0)[1]
-    assert os.waitstatus_to_exitcode(status) == 0
+    try:
+        wait_for("> ")
+        os.write(terminal, b"pear\n")
+        wait_for("pear")
+        for letter in "aei":  # some of an answer
+            wait_for(letter)
+        os.write(terminal, b"\x03")
+        wait_for("stopped")
+        wait_for("> ")
+        wait_for("> ", again=b"half\x03")
+        os.write(terminal, b"\x04")
+        while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        assert os.waitstatus_to_exitcode(ended[1]) == 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)

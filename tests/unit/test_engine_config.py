@@ -9,7 +9,8 @@ from transformers import GPT2Config, LlamaConfig
 
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.load import load_config
-from raysft.train.engine import make_optimizer, what_fits
+from raysft.train.engine import what_fits
+from raysft.train.optimizer import make_optimizer
 
 
 def deepspeed(*overrides: str) -> dict[str, Any]:

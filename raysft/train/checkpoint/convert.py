@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from raysft.train.checkpoint import layout
 from raysft.train.checkpoint.layout import SHARDED_MODEL, TAG, WHOLE_MODEL
-from raysft.train.engine import decay_groups
+from raysft.train.optimizer import decay_groups
 
 STATES = ("fp32", "exp_avg", "exp_avg_sq")  # files of a parameter: its weights, Adam's averages
 COMMON = "optimizer_state.pt"  # what all parameters share
