@@ -35,6 +35,11 @@ class Interval(NamedTuple):
             return f"{self.mean:{form}}"
         return f"{self.mean:{form}} ± {self.high / self.mean - 1:.0%}"
 
+    def points(self) -> str:
+        """Of a difference of shares, in percentage points."""
+        low, high = (None if end is None else 100 * end for end in (self.low, self.high))
+        return Interval(100 * self.mean, low, high, self.runs).words("+.1f") + " percentage points"
+
     def words(self, form: str) -> str:
         if self.low is None or self.high is None:
             return f"{self.mean:{form}} (one run, no interval)"

@@ -117,3 +117,17 @@ def test_what_to_type_without_make_is_what_make_does() -> None:
     assert len(by_hand) == 4
     for line in by_hand:
         assert " ".join(shlex.split(line)) in flat.replace("'", ""), line
+
+
+def test_every_claim_has_a_verdict_that_the_table_repeats() -> None:
+    """And a link to what says so, but for what is not measured."""
+    text = (ROOT / "docs/claims.md").read_text()
+    table = dict(re.findall(r"^\| \[(\d+)\]\(#.*\| ([^|]+) \|$", text, re.MULTILINE))
+    parts = re.split(r"^## (\d+)\. ", text, flags=re.MULTILINE)[1:]
+    claims = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert list(claims) == list(table) == [str(number) for number in range(1, 13)]
+    for number, claim in claims.items():
+        told = " ".join(re.findall(r"\*\*(.+?)\*\*", claim, re.DOTALL)).lower().replace("\n", " ")
+        verdict = table[number].partition(",")[0]
+        assert verdict in told, f"claim {number}: {verdict!r} and {told!r}"
+        assert verdict == "not measured yet" or "](.." in claim, f"claim {number} shows nothing"

@@ -34,12 +34,12 @@ COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
     "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
     "bench grad-variance": Path("benchmarks/grad-variance/preset/results.json"),
+    "bench masking": Path("benchmarks/masking/preset/results.json"),
+    "bench stability": Path("benchmarks/stability/eight-rates/results.json"),
 }
 # Of the others, of short runs.
 RESULTS = COMMITTED | {
-    "bench masking": Path("tests/unit/results/masking.json"),
     "bench data-size": Path("tests/unit/results/data-size.json"),
-    "bench stability": Path("tests/unit/results/stability.json"),
 }
 ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))

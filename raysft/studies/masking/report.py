@@ -64,7 +64,7 @@ def of_copying(results: Results, low: float, high: float) -> str:
     references = references_beyond_chance(results)
     return (
         f"Of an answer, the share that is one run of its own instruction, beyond chance, is "
-        f"{found.words('+.1%')} larger with weight {high:g} than with weight {low:g} "
+        f"{found.points()} larger with weight {high:g} than with weight {low:g} "
         f"({seeds(found)}; in the references it is {references:.1%}): that unmasked training "
         f"learns to copy instructions is {says}."
     )
@@ -85,7 +85,7 @@ def of_loss(results: Results, low: float, high: float) -> str:
         f"is {says}"
     )
     match = difference(results, high, low, exact_match)
-    words += f"; exact match differs by {match.words('+.1%')}" if match else ""
+    words += f"; exact match differs by {match.points()}" if match else ""
     best = min(rows_of(results), key=lambda row: row.answers.mean)
     return f"{words}. The lowest mean is that of weight {best.weight:g}."
 
