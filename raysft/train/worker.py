@@ -166,7 +166,7 @@ def train_worker(
             tick(progress.step, progress.tokens_seen, "export")
             difference = export(engine, job.tokenizer, folder, reads.probe)
         totals["export_logit_difference"] = difference
-        totals["model_step"] = progress.best_step if keeps_best else progress.step
+        totals |= {"model_step": progress.best_step} if keeps_best else {}
     tick(progress.step, progress.tokens_seen, "measuring the peak")
     totals |= utilisation(config, engine, clock)
     tick(progress.step, progress.tokens_seen, "ending the workers")
