@@ -90,7 +90,8 @@ def test_prompts_are_the_same_in_training_and_generation(
     for chunk in read_chunks(parts[0], 0, seed=0):
         drafts = [draft for value in chunk.values for draft in parse(value, recipe, 0)]
         examples = encode(template, [draft.segments for draft in drafts])
-        for (conversation, _), example in zip(drafts, examples, strict=True):
+        for draft, example in zip(drafts, examples, strict=True):
+            conversation = draft.conversation
             turns = [i for i, message in enumerate(conversation) if message.role == "assistant"]
             for turn, (begin, _) in zip(turns, example.answers, strict=True):
                 prompt = encode_prompt(template, prompt_segments(conversation[:turn], template))
