@@ -103,6 +103,7 @@ class Window:
         return {
             "loss": loss,
             **self.means(),
+            **self.facts(),
             "grad_norm": norms[-1] if math.isfinite(norms[-1]) else None,  # fp16 overflowed
             "clipped_steps": clipped,
             "skipped_steps": len(applied) - sum(applied) - spikes,  # by fp16
@@ -121,3 +122,8 @@ class Window:
         total = sums.double().sum(0)
         dist.all_reduce(total)
         return dict(zip(self.measures, (total / sum(self.counts)).tolist(), strict=True))
+
+    def facts(self) -> dict[str, float]:
+        """Means of what is known of the steps anyway."""
+        names = self.laps[0].data.facts
+        return {n: sum(lap.data.facts[n] for lap in self.laps) / len(self.laps) for n in names}

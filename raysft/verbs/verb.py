@@ -36,6 +36,8 @@ class Verb:
     tables: Callable[[Summary, Results | None], Iterable[RenderableType]]
     # The config whose inputs are read, and whether its data is among them.
     inputs: Callable[["Config"], tuple["Config", bool]] = lambda config: (config, True)
+    # What else can be told to be wrong at once, of a run on this machine. Raises UserError.
+    check: Callable[["Config"], None] = lambda config: None  # noqa: ARG005
     study: Study | None = None  # whose results.json it leaves
     # report.md of a run directory, of whatever it holds; a study writes its own when it has ended.
     write_report: Callable[[Path], None] | None = None

@@ -1,0 +1,124 @@
+"""`raysft ppo`: a model learns from what its own answers are worth."""
+
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysft.errors import UserError
+from raysft.runs.events import Emit
+from raysft.studies.tables import FittedTable
+from raysft.verbs import plan, train
+from raysft.verbs.resume import how_to_resume
+from raysft.verbs.verb import Results, Summary, Verb
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
+
+
+def equations(config: "Config") -> list[tuple[str, str]]:
+    from raysft.train import schedule
+
+    config = for_answers(config)
+    ppo, size = config.ppo, config.batch.global_batch_size
+    names = [f"{weight:g} x {name}" if weight != 1 else name for name, weight in ppo.rewards]
+    missing = f", less {ppo.missing_eos:g} without an end token" if ppo.missing_eos else ""
+    return [
+        plan.model_equation(config),
+        ("objective", f"E[r] - {ppo.beta:g} KL(pi, ref); ref: the model at the start"),
+        ("reward", " + ".join(names) + missing),
+        ("compared with", "the other answers to the prompt" if ppo.advantage == "group" else
+         f"a critic, lambda {ppo.lam:g}"),
+        (
+            "an iteration",
+            f"{config.prompts * ppo.group:,} answers of at most {ppo.max_new_tokens} tokens = "
+            f"{config.prompts} prompts x {ppo.group}; {ppo.updates} steps = {ppo.epochs} epochs x "
+            f"{ppo.minibatches} minibatches of {size}",
+        ),
+        ("global batch", plan.batch_equation(config).replace("records", "answers", 1)),
+        ("steps", steps_equation(config)),
+        ("learning rate", schedule.equation(config)),
+        *plan.where_and_how(config),
+    ]  # fmt: skip
+
+
+def steps_equation(config: "Config") -> str:
+    run, updates = config.run, config.ppo.updates
+    if run.max_steps is not None:
+        return f"{run.max_steps:,} (run.max_steps) = {run.max_steps // updates:,} iterations"
+    return f"{updates} x {run.epochs:g} epochs x prompts / {config.prompts}, rounded up"
+
+
+def for_answers(config: "Config") -> "Config":
+    """As it is computed: nothing is dropped out. Raises UserError for what does not go together."""
+    ppo, batch, steps = config.ppo, config.batch, config.run.max_steps
+    if config.model.init == "scratch" or config.model.path is None:
+        raise UserError(
+            "raysft ppo goes on from a model that has learnt something: set model.path to its "
+            'folder, and model.init = "pretrained"'
+        )
+    if config.model.dropout:
+        raise UserError(
+            f"model.dropout {config.model.dropout:g} would draw answers from another distribution "
+            "than the one that is trained: leave it out"
+        )
+    if weight := config.data.prompt_loss_weight:
+        raise UserError(f"data.prompt_loss_weight {weight:g} trains prompts: leave it out")
+    if (answers := batch.global_batch_size * ppo.minibatches) % ppo.group:
+        raise UserError(
+            f"batch.global_batch_size {batch.global_batch_size} x ppo.minibatches "
+            f"{ppo.minibatches} = {answers} answers are no whole groups of ppo.group {ppo.group}"
+        )
+    if ppo.max_new_tokens >= batch.seq_len:
+        raise UserError(
+            f"ppo.max_new_tokens {ppo.max_new_tokens} leaves no room for a prompt in batch.seq_len "
+            f"{batch.seq_len}"
+        )
+    if steps is not None and steps % ppo.updates:
+        raise UserError(
+            f"run.max_steps {steps} ends within an iteration, which has {ppo.updates} steps = "
+            f"ppo.epochs {ppo.epochs} x ppo.minibatches {ppo.minibatches}: take a multiple"
+        )
+    model = config.model.model_copy(update={"dropout": 0.0})
+    return config.model_copy(update={"model": model})
+
+
+def check(config: "Config") -> None:
+    from raysft.model.rewards import require_reward
+
+    for name, _ in config.ppo.rewards:
+        require_reward(name, "ppo.reward")
+    if config.ppo.checker is not None:
+        require_reward(config.ppo.checker, "ppo.checker")
+
+
+def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.train.objectives.ppo import ppo
+
+    return train.run_objective(for_answers(config), run_dir, emit, ppo(config.ppo))
+
+
+def tables(summary: Summary, results: Results | None) -> Iterable[FittedTable]:
+    return train.tables(summary, results)
+
+
+def done(summary: Summary) -> str:
+    return f"done: {summary['steps']} steps; model in {summary['model_dir']}"
+
+
+PPO = Verb(
+    name="ppo",
+    help="Policy gradients: learn from what the model's own answers are worth.",
+    example="raysft ppo ppo-demo --name rewarded",
+    plan=equations,
+    run=run,
+    has_left=train.has_left,
+    check_resume=partial(train.check_resume, fixed=(*train.FIXED, "ppo")),
+    done=done,
+    interrupted=how_to_resume("the first checkpoint", "from the newest checkpoint"),
+    tables=tables,
+    write_report=train.write_report,
+    check=check,
+    is_elastic=True,
+    can_profile=True,
+)
