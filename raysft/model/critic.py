@@ -4,6 +4,7 @@ It shares the trunk with the policy and is trained with it. It is none of the ex
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -20,9 +21,12 @@ def add_value_head(model: Any, deepspeed_config: dict[str, Any]) -> None:
     import deepspeed
 
     partitioned = deepspeed_config["zero_optimization"]["stage"] == 3
+    into = (
+        deepspeed.zero.Init(config_dict_or_path=deepspeed_config) if partitioned else nullcontext()
+    )
     weight = model.get_output_embeddings().weight
     width = getattr(weight, "ds_shape", weight.shape)[1]
-    with deepspeed.zero.Init(config_dict_or_path=deepspeed_config, enabled=partitioned):
+    with into:
         head = nn.Linear(width, 1, dtype=weight.dtype)
     with torch.no_grad(), whole_on_cpu(list(head.parameters())):
         for parameter in head.parameters():
