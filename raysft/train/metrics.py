@@ -15,9 +15,12 @@ from raysft.train.memory import peak_memory_gib, reserved_memory_gib
 from raysft.train.step import StepResult
 
 
-def due(step: int, every: int, *, last: int) -> bool:
-    """Whether something done every n steps, and after the last one, is due after `step` steps."""
-    return step == last or (every > 0 and step % every == 0)
+def due(step: int, every: int, *, last: int, together: int = 1) -> bool:
+    """Whether something done every n steps, and after the last one, is due after `step` steps.
+
+    together: how many steps belong together; it is asked after the last of them only.
+    """
+    return step == last or (every > 0 and step // every > (step - together) // every)
 
 
 @dataclass

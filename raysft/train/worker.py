@@ -117,7 +117,8 @@ def train_worker(
             if not config.on_gpu:
                 keep_freed_memory()
         every = config.checkpoint.every_steps
-        saves = every > 0 and between and (asked != Request.GO_ON or due(step, every, last=last))
+        reached = due(step, every, last=last, together=objective.updates)
+        saves = every > 0 and between and (asked != Request.GO_ON or reached)
         line: dict[str, Any] = {}
         # Also at a checkpoint, where a resumed run begins to average anew.
         if step == 1 or saves or due(step, config.log.every_steps, last=last):

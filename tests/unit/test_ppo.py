@@ -79,7 +79,8 @@ class Case:
             f"data.path={folder / 'd.jsonl'}", "model.tokenizer=unused", "data.eval_fraction=0",
             "batch.seq_len=32", "batch.global_batch_size=16", "batch.micro_batch_size=3",
             "batch.tokens_per_micro_batch=64", f"ppo.reward={folder / 'mine.py'}:letters",
-            "ppo.max_new_tokens=12", "scaling.workers=1", "ppo.group=4", "ppo.prompts_at_once=3", *sets,
+            "ppo.max_new_tokens=12", "scaling.workers=1", "ppo.group=4", "ppo.prompts_at_once=3",
+            *sets,
         ])  # fmt: skip
         self.template: Template = install_template(copy.deepcopy(tokenizer), "plain")
         register()
