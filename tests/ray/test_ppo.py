@@ -11,16 +11,18 @@ from transformers import AutoModelForCausalLM
 
 from raysft.config.load import load_config
 from raysft.config.schema import Config
-from raysft.errors import UserError
 from raysft.runs import rundir, snapshot
 from raysft.runs.events import Event, Started
-from raysft.train.checkpoint.export import export_checkpoint
 from raysft.train.objectives.ppo import ppo
 from tests.ray.conftest import Groups, fit_in, steps_of, tiny_config
 from tests.ray.spoken import overrides, spoken, worth, write_language
 from tests.unit.language import optimum, total_variation
 
 BETA = 0.5
+VOWELS = """
+def vowels(prompt, answer, reference):
+    return sum(letter in "aeiou" for letter in answer) / 10
+"""
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +61,7 @@ def test_the_optimum_is_reached(
 
 def small(tiny_model: Path, workers: int, *sets: str) -> Config:
     """Answers of up to 24 tokens to the tiny records, by a model that knows nothing."""
-    (tiny_model.parent / "mine.py").write_text(
-        "def vowels(prompt, answer, reference):\n    return sum(c in 'aeiou' for c in answer) / 10\n"
-    )
+    (tiny_model.parent / "mine.py").write_text(VOWELS)
     return tiny_config(
         tiny_model, f"scaling.workers={workers}", "batch.global_batch_size=16", "ppo.group=4",
         "ppo.max_new_tokens=24", f"ppo.reward={tiny_model.parent / 'mine.py'}:vowels",
@@ -138,4 +138,4 @@ def test_it_goes_on_to_the_bit(
     )
     assert all(torch.equal(one[name], other[name]) for name in one)
     if config.ppo.advantage == "critic":
-        assert all(0 < abs(step["explained_variance"]) for step in steps_of(events))
+        assert all(abs(step["explained_variance"]) > 0 for step in steps_of(events))
