@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.errors import UserError
+from raysft.runs import rundir
 from raysft.runs.events import Emit
-from raysft.studies.tables import FittedTable
+from raysft.studies.tables import FittedTable, Heading
 from raysft.verbs import plan, train
 from raysft.verbs.resume import how_to_resume
 from raysft.verbs.verb import Results, Summary, Verb
@@ -93,17 +94,50 @@ def check(config: "Config") -> None:
 
 
 def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
-    from raysft.train.objectives.ppo import ppo
+    from raysft.studies.training.report import read_metrics
+    from raysft.train.objectives.ppo import FACTS, ppo
 
-    return train.run_objective(for_answers(config), run_dir, emit, ppo(config.ppo))
+    found = train.run_objective(for_answers(config), run_dir, emit, ppo(config.ppo))
+    drawn = [
+        {key: line[key] for key in FACTS if key in line}
+        for line in read_metrics(run_dir / rundir.METRICS)
+        if "reward" in line
+    ]
+    return found | {"drawn_first": drawn[0], "drawn_last": drawn[-1]}
+
+
+def drawn_rows(summary: Summary) -> list[tuple[str, str, str]]:
+    """Of the answers of the first line of metrics and of the last one: what it is, and both."""
+    first, last = (summary.get(f"drawn_{end}", {}) for end in ("first", "last"))
+    return [
+        (f"drawn answers, {key.replace('_', ' ')}", f"{first[key]:.4f}", f"{last[key]:.4f}")
+        for key in first
+        if key in last
+    ]
+
+
+def closing(summary: Summary) -> list[tuple[str, str, str]]:
+    """But for the training loss, of which a policy gradient's value says nothing."""
+    known = {key: value for key, value in summary.items() if not key.startswith("train_loss")}
+    return [*train.closing(known), *drawn_rows(summary)]
 
 
 def tables(summary: Summary, results: Results | None) -> Iterable[FittedTable]:
-    return train.tables(summary, results)
+    kept = {key: value for key, value in summary.items() if not key.startswith("train_loss")}
+    yield from train.tables(kept, results)
+    if summary["status"] != "done" or not drawn_rows(summary):
+        return
+    headings = [Heading("", "left", folds=True, style="dim"), Heading("first"), Heading("last")]
+    table = FittedTable("\ndrawn answers", headings)
+    for name, first, last in drawn_rows(summary):
+        table.add_row(name.removeprefix("drawn answers, "), first, last)
+    yield table
 
 
 def done(summary: Summary) -> str:
-    return f"done: {summary['steps']} steps; model in {summary['model_dir']}"
+    first, last = (summary.get(f"drawn_{end}", {}).get("reward") for end in ("first", "last"))
+    reward = "" if first is None or last is None else f", reward {first:.3f} to {last:.3f}"
+    return f"done: {summary['steps']} steps{reward}; model in {summary['model_dir']}"
 
 
 PPO = Verb(
@@ -117,7 +151,7 @@ PPO = Verb(
     done=done,
     interrupted=how_to_resume("the first checkpoint", "from the newest checkpoint"),
     tables=tables,
-    write_report=train.write_report,
+    write_report=partial(train.write_report, rows=closing),
     check=check,
     is_elastic=True,
     can_profile=True,
