@@ -77,7 +77,7 @@ def run_objective(
     from raysft.runtime.connect import shut_down_ray
     from raysft.runtime.fit import fit, total_steps
 
-    config = settled(config, hf_config, run_dir, emit)
+    config = settled(config, hf_config, run_dir, emit, draws=objective.draws)
     if objective.pairs:
         config = with_room(config)
     epoch = epoch_length(prepared.train)

@@ -1,6 +1,6 @@
 """The language of unit/language.py as folders: a small GPT-2 that speaks it, prompts, and a reward.
 
-Its vocabulary is six letters and the end, so that all answers to a prompt can be enumerated.
+Its vocabulary is four letters and the end, so that all 85 answers to a prompt can be enumerated.
 """
 
 import json
@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.unit.language import END, LETTERS, LONGEST, make_language
+from tests.unit.language import LONGEST, make_language
 
-ALPHABET = "abcdef"
+ALPHABET = "abcd"
+END = len(ALPHABET)
 PROMPTS = ("a", "b")
 TEMPLATE = (
     "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}{{ eos_token }}"
@@ -33,22 +34,20 @@ def write_language(folder: Path) -> Path:
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
     vocabulary = {letter: number for number, letter in enumerate([*ALPHABET, "<end>"])}
-    assert len(vocabulary) == LETTERS + 1
-    assert vocabulary["<end>"] == END
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("."), "isolated")
     backend.decoder = decoders.Fuse()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=LETTERS + 1, n_layer=2, n_embd=64, n_head=2, n_positions=16,
-                   bos_token_id=END, eos_token_id=END, initializer_range=0.1)
+        GPT2Config(vocab_size=len(vocabulary), n_layer=2, n_embd=32, n_head=2, n_positions=16,
+                   bos_token_id=END, eos_token_id=END, initializer_range=0.2)
     )  # fmt: skip
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     (folder / "template.jinja").write_text(TEMPLATE)
     (folder / "mine.py").write_text(REWARD)
-    records = [{"prompt": prompt, "completion": "abc"} for prompt in PROMPTS]
+    records = [{"prompt": prompt, "completion": "abd"} for prompt in PROMPTS]
     (folder / "records.jsonl").write_text("".join(json.dumps(one) + "\n" for one in records))
     return folder
 
@@ -65,7 +64,7 @@ def overrides(folder: Path) -> list[str]:
 
 @torch.no_grad()
 def spoken(model_dir: Path) -> Tensor:
-    """log P of every answer to every prompt, fp64 [2, 259], by transformers."""
+    """log P of every answer to every prompt, fp64 [2, 85], by transformers."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float64).eval()
@@ -74,7 +73,7 @@ def spoken(model_dir: Path) -> Tensor:
 
 @torch.no_grad()
 def logs_by(model: Any) -> Tensor:
-    answers = make_language().answers
+    answers = make_language(END).answers
     found = []
     for prompt in range(len(PROMPTS)):
         rows = torch.tensor(
@@ -89,14 +88,14 @@ def logs_by(model: Any) -> Tensor:
 
 
 def worth() -> Tensor:
-    """[2, 259], as mine.py has it."""
+    """[2, 85], as mine.py has it."""
     import random
 
     return torch.tensor(
         [
             [
                 random.Random(f"{prompt} {''.join(ALPHABET[i] for i in answer)}").gauss(0, 1)
-                for answer in make_language().answers
+                for answer in make_language(END).answers
             ]
             for prompt in PROMPTS
         ],

@@ -36,7 +36,8 @@ def language_config(language: Path, workers: int, stage: int, *sets: str) -> Con
         *overrides(language), f"scaling.workers={workers}", f"engine.zero_stage={stage}",
         "batch.packing=false", f"batch.micro_batch_size={512 // workers}",
         "batch.global_batch_size=512", "ppo.group=256", "ppo.prompts_at_once=1",
-        f"ppo.beta={BETA}", "log.every_steps=10", "run.max_steps=300", *sets,
+        f"ppo.beta={BETA}", "log.every_steps=25", "run.max_steps=250", "optim.lr=5e-3",
+        "schedule.warmup_steps=10", *sets,
     ])  # fmt: skip
 
 
@@ -54,7 +55,9 @@ def test_the_optimum_is_reached(
     reference = spoken(language / "model")
     best = optimum(reference, worth(), BETA)
     assert total_variation(reference, best) > 0.5
-    assert total_variation(spoken(tmp_path / rundir.MODEL), best) < 0.03
+    found = total_variation(spoken(tmp_path / rundir.MODEL), best)
+    print(f"total variation {found:.4f}")
+    assert found < 0.03
     first = steps_of(events)[0]
     assert first["update_kl"] == first["clip_fraction"] == 0.0
 

@@ -1,4 +1,4 @@
-"""A language of 2 prompts and 259 answers, of which all is known: up to 3 of 6 letters, and an end.
+"""A language of 2 prompts of which all is known: up to 3 letters and an end, or 259 answers of 6.
 
 The end takes a choice too. After three letters an answer is cut, and has no end.
 """
@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 LETTERS, LONGEST = 6, 3
-END = LETTERS
 PROMPTS = 2
 
 
@@ -19,20 +18,20 @@ class Language(NamedTuple):
     rows: Tensor  # int64 [A, 3], of which distribution each token of an answer is drawn
     tokens: Tensor  # int64 [A, 3]
     there: Tensor  # fp64 [A, 3], 0 past the end of an answer
-    reference: Tensor  # fp64 [2, prefixes, 7], logits of the next token after each prefix
+    reference: Tensor  # fp64 [2, prefixes, letters + 1], logits of the next token after each prefix
     reward: Tensor  # fp64 [2, A]
 
 
-def make_language() -> Language:
-    letters = range(LETTERS)
-    answers = [a for n in range(LONGEST + 1) for a in itertools.product(letters, repeat=n)]
+def make_language(letters: int = LETTERS) -> Language:
+    """The token of the end is the number after the last letter's."""
+    answers = [a for n in range(LONGEST + 1) for a in itertools.product(range(letters), repeat=n)]
     number = {prefix: n for n, prefix in enumerate(a for a in answers if len(a) < LONGEST)}
     rows, tokens, there = (torch.zeros(len(answers), LONGEST, dtype=torch.int64) for _ in range(3))
     for i, answer in enumerate(answers):
-        for t, token in enumerate([*answer, END][:LONGEST]):
+        for t, token in enumerate([*answer, letters][:LONGEST]):
             rows[i, t], tokens[i, t], there[i, t] = number[answer[:t]], token, 1
     draw = torch.Generator().manual_seed(0)
-    reference = torch.randn(PROMPTS, len(number), LETTERS + 1, generator=draw, dtype=torch.float64)
+    reference = torch.randn(PROMPTS, len(number), letters + 1, generator=draw, dtype=torch.float64)
     reward = torch.randn(PROMPTS, len(answers), generator=draw, dtype=torch.float64)
     return Language(answers, rows, tokens, there.double(), reference, reward)
 

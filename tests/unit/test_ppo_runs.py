@@ -8,6 +8,10 @@ import pytest
 
 from raysft.config.load import load_config
 from raysft.errors import UserError
+from raysft.estimate.answers import beside_gib
+from raysft.estimate.memory import GIB
+from raysft.estimate.report import estimate
+from raysft.estimate.shape import dims_of, parameters
 from raysft.runs import rundir
 from raysft.runtime.fit import total_steps
 from raysft.studies.training.report import REWARDS
@@ -104,3 +108,26 @@ def test_the_report_draws_rewards_over_the_distance(tmp_path: Path) -> None:
     write(tmp_path)
     assert (tmp_path / REWARDS).stat().st_size > 10_000
     assert f"]({REWARDS})" in (tmp_path / rundir.REPORT).read_text()
+
+
+def test_estimate_counts_what_is_held_beside_the_engine(tmp_path: Path) -> None:
+    """By hand, of GPT-2 in bf16, 256 answers at once; and of a reward model in fp32."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2"}))
+    config = load_config("gpt2", [
+        f'ppo.reward=["exact", "{tmp_path}"]', "ppo.group=8", "ppo.prompts_at_once=32",
+        "engine.zero_stage=1", "batch.tokens_per_micro_batch=8192",
+        "model.activation_checkpointing=false", "model.init=scratch", "model.tokenizer=none",
+    ])  # fmt: skip
+    dims, count = dims_of(config), 124_439_808
+    assert sum(parameters(dims).values()) == count
+    found = beside_gib(config, dims)
+    assert found == {
+        "copy and reference": 2 * 2 * count / GIB,
+        "reward models": 4 * count / GIB,
+        "keys and values": 2 * 2 * 12 * 768 * 256 * 512 / GIB,
+    }
+    told = estimate(config, memory_gib=40, answers=True)
+    assert told["device_memory_gib"] == pytest.approx(40 - sum(found.values()))
+    work = told["iteration_flops"]
+    assert work["training"] == pytest.approx(3 * work["drawing"])
+    assert estimate(config, memory_gib=40)["device_memory_gib"] == 40
