@@ -40,7 +40,7 @@ def write_language(folder: Path) -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
     torch.manual_seed(0)
     model = GPT2LMHeadModel(
-        GPT2Config(vocab_size=len(vocabulary), n_layer=2, n_embd=32, n_head=2, n_positions=16,
+        GPT2Config(vocab_size=len(vocabulary), n_layer=2, n_embd=32, n_head=2, n_positions=64,
                    bos_token_id=END, eos_token_id=END, initializer_range=0.2)
     )  # fmt: skip
     model.save_pretrained(folder / "model")

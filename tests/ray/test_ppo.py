@@ -31,13 +31,13 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def language_config(language: Path, workers: int, stage: int, *sets: str) -> Config:
-    """256 answers to each of the two prompts in an iteration."""
+    """512 answers to each of the two prompts in an iteration."""
     return load_config("gpt2-tiny-cpu", [
         *overrides(language), f"scaling.workers={workers}", f"engine.zero_stage={stage}",
-        "batch.packing=false", f"batch.micro_batch_size={512 // workers}",
-        "batch.global_batch_size=512", "ppo.group=256", "ppo.prompts_at_once=1",
-        f"ppo.beta={BETA}", "log.every_steps=25", "run.max_steps=250", "optim.lr=5e-3",
-        "schedule.warmup_steps=10", *sets,
+        "batch.packing=false", f"batch.micro_batch_size={1024 // workers}",
+        "batch.global_batch_size=1024", "ppo.group=512", "ppo.prompts_at_once=1",
+        f"ppo.beta={BETA}", "log.every_steps=25", "run.max_steps=200", "optim.lr=5e-3",
+        "schedule.warmup_steps=10", "schedule.min_lr_ratio=0.05", *sets,
     ])  # fmt: skip
 
 
@@ -55,9 +55,7 @@ def test_the_optimum_is_reached(
     reference = spoken(language / "model")
     best = optimum(reference, worth(), BETA)
     assert total_variation(reference, best) > 0.5
-    found = total_variation(spoken(tmp_path / rundir.MODEL), best)
-    print(f"total variation {found:.4f}")
-    assert found < 0.03
+    assert total_variation(spoken(tmp_path / rundir.MODEL), best) < 0.03
     first = steps_of(events)[0]
     assert first["update_kl"] == first["clip_fraction"] == 0.0
 
