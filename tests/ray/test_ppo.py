@@ -36,7 +36,7 @@ def language_config(language: Path, workers: int, stage: int, *sets: str) -> Con
         *overrides(language), f"scaling.workers={workers}", f"engine.zero_stage={stage}",
         "batch.packing=false", f"batch.micro_batch_size={1024 // workers}",
         "batch.global_batch_size=1024", "ppo.group=512", "ppo.prompts_at_once=1",
-        f"ppo.beta={BETA}", "log.every_steps=25", "run.max_steps=200", "optim.lr=5e-3",
+        f"ppo.beta={BETA}", "log.every_steps=25", "run.max_steps=300", "optim.lr=5e-3",
         "schedule.warmup_steps=10", "schedule.min_lr_ratio=0.05", *sets,
     ])  # fmt: skip
 
