@@ -92,6 +92,15 @@ def folder_of(name: str) -> Path:
     return Path(name) / rundir.MODEL if (Path(name) / rundir.RUN).exists() else Path(name)
 
 
+def placed(name: str) -> str:
+    """The same reward for a process that works in another folder."""
+    if name in RULES:
+        return name
+    if own := file_and_function(name):
+        return f"{own[0].absolute()}:{own[1]}"
+    return str(Path(name).absolute())
+
+
 def each(rule: Rule, said: str) -> Reward:
     """One by one. said: how a message about an answer begins."""
 

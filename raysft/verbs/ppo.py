@@ -94,10 +94,15 @@ def check(config: "Config") -> None:
 
 
 def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
+    from raysft.model.rewards import placed
     from raysft.studies.training.report import read_metrics
     from raysft.train.objectives.ppo import FACTS, ppo
 
-    found = train.run_objective(for_answers(config), run_dir, emit, ppo(config.ppo))
+    settings = config.ppo
+    names: dict[str, Any] = {"reward": tuple(placed(name) for name, _ in settings.rewards)}
+    names |= {"checker": placed(settings.checker)} if settings.checker else {}
+    objective = ppo(settings.model_copy(update=names))
+    found = train.run_objective(for_answers(config), run_dir, emit, objective)
     drawn = [
         {key: line[key] for key in FACTS if key in line}
         for line in read_metrics(run_dir / rundir.METRICS)
