@@ -47,7 +47,10 @@ class Iterations:
         """Between iterations only: `first` and `last` are multiples of their updates."""
         updates = self.settings.updates
         for iteration in range(first // updates, last // updates):
-            yield from self.iteration(iteration, device)
+            for step in self.iteration(iteration, device):
+                yield step
+                if step.is_last:
+                    return
 
     def iteration(self, number: int, device: torch.device) -> Iterator[StepData]:
         settings, asked = self.settings, self.records.train.asked
