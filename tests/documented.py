@@ -10,7 +10,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).parents[1]
 # In which the pages are read, and their commands run; pages not named here come after these.
 ORDER = (
-    *("data", "training", "preferences", "use", "faults", "search", "benchmarks", "clusters"),
+    *(
+        "data",
+        "training",
+        "preferences",
+        "ppo",
+        "use",
+        "faults",
+        "search",
+        "benchmarks",
+        "clusters",
+    ),
     "how-it-computes",
 )
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

@@ -170,6 +170,7 @@ def estimate(
     pairs: Annotated[
         bool, typer.Option("--pairs", help="Of `raysft dpo` or `raysft reward`, not `train`.")
     ] = False,
+    answers: Annotated[bool, typer.Option("--answers", help="Of `raysft ppo`.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Memory, FLOPs, traffic and time of a run, before running it.
@@ -198,6 +199,7 @@ def estimate(
         peak_tflops=peak_tflops,
         memory_gib=memory_gib,
         link_gbs=link_gbs,
+        answers=answers,
     )
     out = terminal.stderr if as_json else terminal.stdout
     for part in renderables(facts):

@@ -146,6 +146,15 @@ def scaling_table(facts: Facts, kind: str, title: str) -> FittedTable:
 def sentences(facts: Facts) -> list[str]:
     kept = facts["activations_gib"]
     lines = [f'"auto" comes to {facts["auto"]}.'] if facts["auto"] else []
+    if beside := facts["beside_gib"]:
+        parts = ", ".join(f"{name} {size:.2f}" for name, size in beside.items() if size)
+        lines.append(
+            f"Every worker holds {sum(beside.values()):.2f} GiB beside its engine ({parts}), which "
+            "the memory above is without."
+        )
+        work = facts["iteration_flops"]
+        parts = ", ".join(f"{name} {count / 1e12:,.2f}" for name, count in work.items())
+        lines.append(f"An iteration at its longest computes, in TFLOPs: {parts}.")
     lines += [
         f"Activations are {kept['sdpa']:.2f} GiB; attention that keeps its T x T probabilities "
         f'(model.attention = "eager") would make them {kept["eager"]:.2f}.'

@@ -8,7 +8,7 @@ from pydantic import model_validator
 
 from raysft.config.data import DEMO, Data
 from raysft.config.model import Model
-from raysft.config.preference import Dpo, Pairs, RewardModel
+from raysft.config.preference import Dpo, Pairs, Ppo, RewardModel
 from raysft.config.run import Checkpoint, Eval, Log, Run
 from raysft.config.scaling import Scaling
 from raysft.config.secrets import PASSWORD, SECRET_OPTION, strings
@@ -33,6 +33,7 @@ class Config(Section):
     log: Log = Log()
     reward_model: RewardModel = RewardModel()
     dpo: Dpo = Dpo()
+    ppo: Ppo = Ppo()
     pairs: Pairs = Pairs()
     tune: Tune = Tune()
     bench: Bench = Bench()
@@ -47,6 +48,11 @@ class Config(Section):
         tokens = batch.global_batch_size * batch.seq_len
         packs = min(batch.global_batch_size, max(1, -(-2 * tokens // batch.pack_tokens) - 1))
         return -(-packs // workers)
+
+    @property
+    def prompts(self) -> int:
+        """Of an iteration of `raysft ppo`, whose answers are trained on in so many minibatches."""
+        return self.batch.global_batch_size * self.ppo.minibatches // self.ppo.group
 
     def at(self, workers: int) -> "Config":
         """The same run on so many workers, of those that scaling.workers allows."""

@@ -27,7 +27,7 @@ class Tune(Section):
     space: Annotated[Mapping[str, Domain], Field(min_length=1)] = SPACE
     """The keys to search, each with its domain, as `optim.lr = { uniform = [1e-5, 1e-4] }`. All
     keys but `batch.seq_len`, `model.path`, `model.tokenizer` and those of `run`, `data`, `scaling`,
-    `eval`, `tune`, `bench`, `reward_model`, `dpo` and `pairs` can be searched."""
+    `eval`, `tune`, `bench`, `reward_model`, `dpo`, `ppo` and `pairs` can be searched."""
     num_trials: Annotated[Count, Unit("trials")] = 8
     """Number of trials. Ignored by `sampler = "grid"`, which runs every combination."""
     sampler: Literal["random", "grid", "tpe"] = "random"

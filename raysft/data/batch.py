@@ -23,6 +23,17 @@ class Pairs(NamedTuple):
     reference: Tensor  # fp32 [P, 2], log-probability of both answers by the reference, or empty
 
 
+class Drawn(NamedTuple):
+    """Of each of the n supervised tokens of answers that a model drew itself."""
+
+    places: Tensor  # int64 [n], of the token in the flat arrays of its set
+    share: Tensor  # fp32 [n], 1 over the tokens of its answer
+    # Empty until they are known:
+    old: Tensor  # fp32 [n], log-probability by the model that the token was drawn from
+    advantages: Tensor  # fp32 [n]
+    returns: Tensor  # fp32 [n], what a critic should have expected
+
+
 class Batch(NamedTuple):
     """One forward pass: B rows of T tokens. A pack is one row of whole records, end to end."""
 
@@ -33,6 +44,7 @@ class Batch(NamedTuple):
     weights: Tensor | None  # fp32 [n], of `supervised` in the loss; None where all are 1
     inputs: dict[str, Any]  # what else the model's forward takes
     pairs: Pairs | None = None  # where the records are pairs
+    drawn: Drawn | None = None  # where they are a model's own answers
 
     def to(self, device: torch.device) -> "Batch":
         return self.map(lambda tensor: tensor.to(device, non_blocking=True))
@@ -47,7 +59,8 @@ class Batch(NamedTuple):
 
         inputs = {name: changed(value) for name, value in self.inputs.items()}
         pairs = None if self.pairs is None else Pairs(*map(change, self.pairs))
-        return Batch(*map(changed, self[:-2]), inputs, pairs)  # type: ignore[call-arg]
+        drawn = None if self.drawn is None else Drawn(*map(change, self.drawn))
+        return Batch(*map(changed, self[:-3]), inputs, pairs, drawn)  # type: ignore[call-arg]
 
 
 def make_batch(
@@ -118,7 +131,7 @@ def pack(dataset: TokenDataset, indices: Indices) -> Batch:
         "max_length_k": longest,
     }
     batch = make_batch(ids[None], scored[None], mask[None], inputs, dataset.prompt_weight)
-    return with_pairs(batch, dataset, indices, borders[:-1].astype(np.int64), np.array(lengths))
+    return with_more(batch, dataset, indices, borders[:-1].astype(np.int64), np.array(lengths))
 
 
 def pad(dataset: TokenDataset, indices: Indices) -> Batch:
@@ -137,15 +150,34 @@ def pad(dataset: TokenDataset, indices: Indices) -> Batch:
     scored[:, 0] = False
     inputs = {"attention_mask": torch.from_numpy(attention_mask)}
     batch = make_batch(input_ids, scored, loss_mask, inputs, dataset.prompt_weight)
-    return with_pairs(batch, dataset, indices, np.arange(shape[0]) * shape[1], lengths)
+    return with_more(batch, dataset, indices, np.arange(shape[0]) * shape[1], lengths)
+
+
+def with_more(
+    batch: Batch, dataset: TokenDataset, indices: Indices, begins: Indices, lengths: Indices
+) -> Batch:
+    """What an objective wants to know of records of this kind. begins, lengths: of the parts, in
+    the flattened rows."""
+    if dataset.chosen is not None:
+        return with_pairs(batch, dataset, indices, begins, lengths)
+    return with_places(batch, dataset, indices, begins) if dataset.drawn else batch
+
+
+def with_places(batch: Batch, dataset: TokenDataset, indices: Indices, begins: Indices) -> Batch:
+    supervised = batch.supervised.numpy()
+    part = np.searchsorted(begins, supervised, side="right") - 1
+    numbers = indices[part]  # no filler: nothing is supervised in it
+    places = dataset.starts[numbers] + supervised - begins[part]
+    share = torch.from_numpy((1 / dataset.answers[numbers]).astype(np.float32))
+    nothing = torch.zeros(0)
+    found = Drawn(torch.from_numpy(places), share, nothing, nothing, nothing)
+    return batch._replace(drawn=found)
 
 
 def with_pairs(
     batch: Batch, dataset: TokenDataset, indices: Indices, begins: Indices, lengths: Indices
 ) -> Batch:
-    """begins, lengths: of the parts, in the flattened rows. Fillers are no pair's."""
-    if dataset.chosen is None:
-        return batch
+    """Fillers are no pair's."""
     numbers = indices[indices != FILLER]
     is_half = np.repeat(indices != FILLER, np.where(indices == FILLER, 1, 2))  # [parts]
     half_of_part = np.cumsum(is_half) - 1

@@ -39,6 +39,8 @@ class TokenDataset:
     chosen: NDArray[np.int64] | None = None  # [R], tokens of the first, which is the better one
     margins: NDArray[np.float32] | None = None  # [R], by how much, as the records' scores say
     reference: NDArray[np.float64] | None = None  # [R, 2], log P of both answers: see DPO
+    drawn: bool = False  # a model's own answers, whose batches tell the place of each token
+    asked: Any = None  # the records as texts where they are prompts: data.asked.Asked
 
     def __len__(self) -> int:
         return len(self.starts)

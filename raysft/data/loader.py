@@ -1,6 +1,6 @@
 """What one rank reads of the data at every step."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,6 +23,8 @@ class StepData(NamedTuple):
     loss_weight: float  # of the global batch: the sum of the weights of these tokens in the loss
     pairs: int  # of the global batch: the sum of the squared lengths, which attention works on
     records: int = 0  # of the global batch, a pair as one
+    facts: Mapping[str, float] = {}  # metrics of it that all ranks know
+    is_last: bool = False  # the run ends after it, whatever its length
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +48,12 @@ class RankData:
             len(indices),
         )
 
-    def records(self, step: int) -> list[int]:
-        """Which training records the step after `step` others is of, by their number in the set."""
-        size = self.config.batch.global_batch_size
+    def records(self, step: int, size: int | None = None) -> list[int]:
+        """Which training records the step after `step` others is of, by their number in the set.
+
+        size: of a step, records; default, batch.global_batch_size.
+        """
+        size = size or self.config.batch.global_batch_size
         return global_batch(self._order, self._epoch_length, size, step).tolist()  # type: ignore[no-any-return]
 
     @cached_property

@@ -6,6 +6,7 @@ from typing import Any
 
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.answers import beside_gib, iteration_flops
 from raysft.estimate.choose import choose
 from raysft.estimate.devices import DATASHEET
 from raysft.estimate.families import Dims
@@ -26,8 +27,11 @@ def estimate(
     peak_tflops: float | None = None,
     memory_gib: float | None = None,
     link_gbs: float | None = None,
+    answers: bool = False,
 ) -> dict[str, Any]:
     """The figures given win over those of the device's datasheet; what neither says is left out.
+
+    answers: of a run that draws them itself, whose engine has what is left of the memory.
 
     Raises UserError: an unknown device or model.
     """
@@ -40,6 +44,9 @@ def estimate(
     memory = memory_gib or (sheet.memory_gib if sheet else None)
     if memory is None and not config.on_gpu:
         memory = machine_gib() / config.scaling.most
+    beside = beside_gib(config, dims) if answers else {}
+    if memory is not None:
+        memory = max(0.0, memory - sum(beside.values()))
     why = None
     if config.left_open:
         config, why = choose(config, dims, memory)
@@ -61,6 +68,8 @@ def estimate(
         "micro_batch_tokens": layout.micro_batch_tokens,
         "device": sheet.name if sheet else None,
         "device_memory_gib": memory,
+        "beside_gib": beside,
+        "iteration_flops": iteration_flops(config, dims) if answers else {},
         "largest_micro_batch": largest_micro_batch(layout, dims, memory) if memory else None,
         "traffic_gb": traffic_table(layout, dims, config),
         "advice": advice(layout, dims, config, memory),

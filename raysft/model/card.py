@@ -18,7 +18,7 @@ from raysft.runs.provenance import command_without_places, without_places
 FILE = "README.md"
 COMMIT_LENGTH = 40  # of a hub model's identity in run.json; that of a folder is a shorter digest
 HUB_TIMEOUT_S = 5
-TAGS = {"reward": "reward-model", "dpo": "dpo"}  # of verbs; of others, "sft"
+TAGS = {"reward": "reward-model", "dpo": "dpo", "ppo": "ppo"}  # of verbs; of others, "sft"
 Facts = Mapping[str, Any]  # as in summary.json; what is not known is left out of the card
 
 
@@ -150,6 +150,9 @@ def learnt_from(config: Config, verb: str) -> str:
         name = "IPO" if dpo.loss == "ipo" else "direct preference optimisation (DPO)"
         nll = f" and the better answer's negative log-likelihood a token times {dpo.nll_weight:g}"
         return f"{pairs} by {name} with beta {dpo.beta:g}{nll if dpo.nll_weight else ''}"
+    if verb == "ppo":
+        beta = f"a KL penalty of {config.ppo.beta:g}"
+        return f"on rewards of its own answers to instructions, by policy gradients with {beta}"
     return f"on instructions and their answers, with the loss on {trained_on(config)}"
 
 
@@ -198,7 +201,8 @@ def training(config: Config, facts: Facts) -> Iterator[tuple[str, Any]]:
     yield "epochs", None if config.run.max_steps else config.run.epochs
     yield "template", name_of(template)
     yield "sequence length", f"{batch.seq_len:,} tokens{', packed' if batch.packing else ''}"
-    records = "pairs" if facts.get("verb") in ("reward", "dpo") else "records"
+    counted = {"reward": "pairs", "dpo": "pairs", "ppo": "answers"}
+    records = counted.get(facts.get("verb", ""), "records")
     yield "global batch", f"{batch.global_batch_size:,} {records}"
     yield "optimizer", f"{optim.name}, weight decay {optim.weight_decay:g}"
     floor = "" if schedule.name == "constant" else f" to {optim.lr * schedule.min_lr_ratio:g}"
@@ -212,10 +216,13 @@ def training(config: Config, facts: Facts) -> Iterator[tuple[str, Any]]:
 
 
 def results(facts: Facts) -> Iterator[tuple[str, Any]]:
-    unit = "a pair" if facts.get("verb") in ("reward", "dpo") else "nats a token"
+    verb = facts.get("verb")
+    unit = "a pair" if verb in ("reward", "dpo") else "nats a token"
     for key, words in (("train_loss", "training loss"), ("eval_loss", "held-out loss")):
         first, last = (facts.get(f"{key}_{which}") for which in ("first", "last"))
         both = None not in (first, last)
+        if verb == "ppo" and key == "train_loss":
+            continue  # of a policy gradient it tells nothing
         yield f"{words}, {unit}", f"{first:.4f} to {last:.4f}" if both else None
     right = [facts.get(f"measures_{end}", {}).get("eval_accuracy") for end in ("first", "last")]
     if None not in right:

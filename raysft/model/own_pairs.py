@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from raysft.data.record_prompts import Prompt
-from raysft.model.rewards import Reward
+from raysft.model.rewards import Answered, Reward
 from raysft.model.sample import Drawn
 
 UNENDED = "an answer did not end within pairs.max_new_tokens"
@@ -32,7 +32,8 @@ def own_pairs(
     for number, (prompt, drawn) in enumerate(answered):
         ended = [one.text for one in drawn if one.ended]
         texts = list(dict.fromkeys(ended))
-        worth = {text: reward(prompt.turns, text, prompt.reference) for text in texts}
+        values = reward([Answered(prompt.turns, text, prompt.reference) for text in texts])
+        worth = dict(zip(texts, values, strict=True))
         tally.answers += len(drawn)
         tally.worth += sum(worth[text] for text in ended)
         tally.left_out[UNENDED] += len(drawn) - len(ended)

@@ -13,7 +13,7 @@ class Metric(NamedTuple):
     form: str = ""  # a format specification, or "duration"
     is_scalar: bool = True  # false: of use only to who watches
     goes: int = 0  # the order in which columns are left out of a narrow terminal; 0: it stays
-    of: str = ""  # "tokens" or "pairs": a column of runs that learn from these alone
+    of: str = ""  # "tokens", "pairs" or "answers": a column of runs that learn from these alone
 
     def words(self, value: float) -> str:
         """As exactly as its column has room for; never cut."""
@@ -66,6 +66,21 @@ METRICS = (
         of="pairs",
     ),
     Metric("eval_accuracy", "the same, held out", "of the pairs", "held-out", 9, ".3f", of="pairs"),
+    Metric(
+        "reward",
+        "what the drawn answers are worth, less what a missing end token costs",
+        "an answer",
+        *("reward", 8, ".3f"),
+        of="answers",
+    ),
+    Metric("checked", "the same by ppo.checker", "an answer", *("checked", 8, ".3f"), of="answers"),
+    Metric(
+        "kl_to_reference",
+        "log(pi / pi_ref) of the drawn answers: an estimate of the KL divergence to the reference",
+        "nats an answer",
+        *("KL", 8, ".3f"),
+        of="answers",
+    ),
     Metric("lr", "learning rate", "", "rate", 9, ".2e", goes=5),
     Metric(
         "grad_norm", "of the last gradient, before clipping", "", "grad norm", 10, ".3f", goes=4
@@ -102,6 +117,23 @@ METRICS = (
         "the reference has written them",
         "nats an answer",
     ),
+    Metric("entropy", "of the distributions that tokens are drawn from", "nats a token"),
+    Metric("answer_tokens", "of a drawn answer, its end token included", "tokens"),
+    Metric("ended", "drawn answers that ended with an end token", "of the answers"),
+    Metric("groups_alike", "prompts whose answers are all worth the same", "of the prompts"),
+    Metric("clip_fraction", "tokens whose ratio was clipped", "of an answer's tokens"),
+    Metric(
+        "update_kl",
+        "how far the steps of an iteration have moved a token's distribution",
+        "nats a token",
+    ),
+    Metric(
+        "drawing_gap",
+        "log P of a token by the engine and by the copy that drew it: the largest difference",
+        "nats",
+    ),
+    Metric("explained_variance", "share of the returns' variance that the critic knew of"),
+    Metric("drawing_time_s", "drawing and judging the answers of an iteration", "s"),
     Metric("step_time_s", "median since the last line", "s"),
 )
 
@@ -109,6 +141,7 @@ METRICS = (
 def columns(values: Mapping[str, float | None]) -> list[Metric]:
     """Those of a run with such a line."""
     of = "pairs" if {"accuracy", "eval_accuracy"} & values.keys() else "tokens"
+    of = "answers" if "reward" in values else of
     return [metric for metric in METRICS if metric.heading and metric.of in ("", of)]
 
 

@@ -42,11 +42,12 @@ class RunResult:
     restarts: list[dict[str, Any]]  # what each of them cost, see Restarts
 
 
-def total_steps(config: Config, num_records: int) -> int:
+def total_steps(config: Config, num_records: int, objective: Objective = SFT) -> int:
     """Optimizer steps of the run; an epoch sees `num_records`."""
     if config.run.max_steps is not None:
         return config.run.max_steps
-    return math.ceil(config.run.epochs * num_records / config.batch.global_batch_size)
+    size = config.prompts if objective.draws else config.batch.global_batch_size
+    return math.ceil(config.run.epochs * num_records / size) * objective.updates
 
 
 def fit(
@@ -89,7 +90,7 @@ def fit(
         objective=objective,
         hf_config=hf_config,
         tokenizer=tokenizer,
-        total_steps=total_steps(config, epoch_length(train)),
+        total_steps=total_steps(config, epoch_length(train), objective),
         run_dir=run_dir.resolve(),
         exports=exports,
         answers=answers,
@@ -117,7 +118,7 @@ def fit(
         raise KeyboardInterrupt
     if "not_finite" in result:
         message, step = result["not_finite"]
-        raise NotFinite(f"{message}. {circumstances(config, train, run_dir, step)}", step)
+        raise NotFinite(f"{message}. {circumstances(job, train, step)}", step)
     restarts = [asdict(restart) for restart in told.restarts.listed]
     return RunResult(result, max(0, told.starts - 1), restarts)
 
@@ -175,13 +176,16 @@ def forward(future: Future[Any], mailbox: Any, told: Forwarding, *, saves: bool)
                 told.emit(events.Status(f"stopping after this step{saving}; {AT_ONCE}"))
 
 
-def circumstances(config: Config, train: TokenDataset, run_dir: Path, step: int) -> str:
+def circumstances(job: WorkerJob, train: TokenDataset, step: int) -> str:
     """The records of a step, by their numbers in the training set, and the last good state."""
     if step == 0:
         return "No step was taken yet: the model itself gives it"
-    records = RankData(config, train, train, rank=0, world_size=1).records(step - 1)
+    config, objective = job.config, job.objective
+    size = config.prompts if objective.draws else None
+    read = RankData(config, train, train, rank=0, world_size=1)
+    records = read.records((step - 1) // objective.updates, size)
     named = ", ".join(map(str, records[:NAMED])) + (", ..." if len(records) > NAMED else "")
-    saved = [at for at in snapshot.checkpoints_by_step(run_dir) if at < step]
+    saved = [at for at in snapshot.checkpoints_by_step(job.run_dir) if at < step]
     state = (
         f"the last checkpoint before it is of step {saved[-1]}" if saved else "no checkpoint yet"
     )

@@ -21,17 +21,19 @@ class Sampler:
         self.model, _ = load(str(config.model.path))
         self.template = template
 
-    def draw(self, prompts: list[list[int]], how: Sampling, seed: list[int]) -> list[list[Drawn]]:
+    def draw(
+        self, prompts: list[list[int]], how: Sampling, seed: int, first: int
+    ) -> list[list[Drawn]]:
         from raysft.model.sample import draw
 
-        return draw(self.model, self.template, prompts, how, seed)
+        return draw(self.model, self.template, prompts, how, seed, first)
 
 
 def draw_all(
     config: Config, template: Template, prompts: Sequence[list[int]]
 ) -> Iterator[list[Drawn]]:
-    """The answers to each prompt, in their order, whoever draws them: a batch is always of the same
-    prompts, and has a seed of its own."""
+    """The answers to each prompt, in their order, whoever draws them: each has a key of its own,
+    and a batch is always of the same prompts."""
     import ray
 
     settings, scaling = config.pairs, config.scaling
@@ -52,7 +54,7 @@ def draw_all(
                 yield from ray.get(pending.pop(0))
             batch = list(prompts[begin : begin + settings.prompts_at_once])
             actor = actors[index % len(actors)]
-            pending.append(actor.draw.remote(batch, how, [config.run.seed, index]))
+            pending.append(actor.draw.remote(batch, how, config.run.seed, begin))
         while pending:
             yield from ray.get(pending.pop(0))
     finally:

@@ -18,6 +18,7 @@ from raysft.estimate.families import dims_of_family
 from raysft.estimate.memory import GIB, layout_of
 from raysft.estimate.report import advice
 from raysft.model.cpu_bf16 import choose as choose_products
+from raysft.model.critic import add_value_head
 from raysft.model.load import load_model
 from raysft.runs import events, provenance
 from raysft.runs.events import Emit
@@ -31,14 +32,17 @@ ROUTER_LOSS = (
 
 
 def start_engine(
-    config: Config, hf_config: Any, num_tokens: int, emit: Emit, *, scalar: bool = False
+    config: Config, hf_config: Any, num_tokens: int, emit: Emit, *, scalar: bool, critic: bool
 ) -> Any:
     """Model and DeepSpeed engine on this worker's device. num_tokens: the tokenizer's. scalar: the
-    model gives rewards."""
+    model gives rewards. critic: it has a value head as well."""
     os.environ["LOCAL_RANK"] = str(ray.train.get_context().get_local_rank())
     products = start_deepspeed(config)
     held = {"process": held_memory_gib(ray.train.torch.get_device())}
-    model = load_model(config, hf_config, deepspeed_config(config), num_tokens, scalar=scalar)
+    settings = deepspeed_config(config)
+    model = load_model(config, hf_config, settings, num_tokens, scalar=scalar)
+    if critic:
+        add_value_head(model, settings)
     parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
     engine, kernel = make_engine(config, model)
     held["model states"] = held_memory_gib(engine.device) - held["process"]

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from raysft.errors import RunError
+from raysft.model.critic import without_value_head
 from raysft.model.load import auto_class
 from raysft.model.scalar import is_scalar
 from raysft.train.checkpoint.export import set_modes
@@ -35,7 +36,7 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     dtype = next(iter(weights.values())).dtype
-    parameters = [name for name, _ in engine.module.named_parameters()]
+    parameters = without_value_head(dict(engine.module.named_parameters()))
     expected = sum(weights[name].numel() for name in parameters)
     engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
     tokenizer.save_pretrained(partial)
@@ -54,7 +55,7 @@ def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
     first, partitioned = dist.get_rank() == 0, engine.zero_optimization_stage() == 3
     weights: dict[str, torch.Tensor] = {}
     engine.empty_partition_cache()  # an evaluation leaves prefetched parameters in flight
-    for name, parameter in engine.module.named_parameters():
+    for name, parameter in without_value_head(dict(engine.module.named_parameters())).items():
         with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
             if first:
                 weights[name] = parameter.detach().cpu().clone()

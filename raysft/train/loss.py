@@ -45,24 +45,33 @@ def supervised_nll(model: Any, batch: Batch, gradient_scale: float = 1.0) -> Ten
     return forward_at(model, batch, batch.supervised, nll)
 
 
-def token_log_probability(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
+def token_log_probability(
+    model: Any,
+    batch: Batch,
+    tokens: Tensor,
+    temperature: float = 1.0,
+    beside: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     """log P(x_t given x_<t) of n tokens, in nats, fp32 [n], with a gradient where one is asked for.
 
     tokens: int64 [n], places in the flattened rows. Its logits too are there for a block of tokens
-    at a time, in the forward and in the backward pass.
+    at a time, in the forward and in the backward pass. temperature: what they are divided by.
+    beside: gets the hidden states [n, d] that predict these tokens.
     """
     targets = batch.input_ids.flatten().index_select(0, tokens)
     if not has_plain_head(model):
-        logits = forward_at(model, batch, tokens, None)
-        return -F.cross_entropy(logits[0].float(), targets, reduction="none")
+        logits = forward_at(model, batch, tokens, None, beside)[0].float() / temperature
+        return -F.cross_entropy(logits, targets, reduction="none")
 
     def logs(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if temperature != 1:  # of the logits, which are linear in both
+            hidden, bias = hidden / temperature, None if bias is None else bias / temperature
         result: Tensor = HeadLogProbability.apply(  # type: ignore[no-untyped-call]
             hidden, weight, bias, targets
         )
         return result
 
-    return forward_at(model, batch, tokens, logs)
+    return forward_at(model, batch, tokens, logs, beside)
 
 
 def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
@@ -70,9 +79,15 @@ def token_nll(model: Any, batch: Batch, tokens: Tensor) -> Tensor:
     return -token_log_probability(model, batch, tokens)
 
 
-def forward_at(model: Any, batch: Batch, tokens: Tensor, compute: Head | None) -> Tensor:
+def forward_at(
+    model: Any,
+    batch: Batch,
+    tokens: Tensor,
+    compute: Head | None,
+    beside: Callable[[Tensor], None] | None = None,
+) -> Tensor:
     """What the model makes of its head at the n positions that predict these tokens: of its logits
-    [1, n, V], or of what `compute` gives in their place.
+    [1, n, V], or of what `compute` gives in their place. beside: gets what the head gets, [n, d].
 
     Within the head's own forward: ZeRO-3 gathers the weight for it, every rank runs the same
     modules whatever the number of blocks, and what a model does before and after it stays in force.
@@ -87,6 +102,8 @@ def forward_at(model: Any, batch: Batch, tokens: Tensor, compute: Head | None) -
         nonlocal called
         called = True
         rows = hidden.flatten(0, -2).index_select(0, positions)
+        if beside is not None:
+            beside(rows)
         if compute is None:
             return before(rows.unsqueeze(0))  # type: ignore[no-any-return]
         return compute(rows, head.weight, head.bias)

@@ -15,9 +15,12 @@ from raysft.train.memory import peak_memory_gib, reserved_memory_gib
 from raysft.train.step import StepResult
 
 
-def due(step: int, every: int, *, last: int) -> bool:
-    """Whether something done every n steps, and after the last one, is due after `step` steps."""
-    return step == last or (every > 0 and step % every == 0)
+def due(step: int, every: int, *, last: int, together: int = 1) -> bool:
+    """Whether something done every n steps, and after the last one, is due after `step` steps.
+
+    together: how many steps belong together; it is asked after the last of them only.
+    """
+    return step == last or (every > 0 and step // every > (step - together) // every)
 
 
 WHILE_RUNNING = ("recent_norms", "evaluations_since_best")
@@ -120,6 +123,7 @@ class Window:
         return {
             "loss": loss,
             **self.means(),
+            **self.facts(),
             "grad_norm": norms[-1] if math.isfinite(norms[-1]) else None,  # fp16 overflowed
             "clipped_steps": clipped,
             "skipped_steps": len(applied) - sum(applied) - spikes,  # by fp16
@@ -138,3 +142,8 @@ class Window:
         total = sums.double().sum(0)
         dist.all_reduce(total)
         return dict(zip(self.measures, (total / sum(self.counts)).tolist(), strict=True))
+
+    def facts(self) -> dict[str, float]:
+        """Means of what is known of the steps anyway."""
+        names = self.laps[0].data.facts
+        return {n: sum(lap.data.facts[n] for lap in self.laps) / len(self.laps) for n in names}

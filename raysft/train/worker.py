@@ -12,7 +12,6 @@ import torch.distributed as dist
 
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
-from raysft.data.loader import RankData
 from raysft.errors import NotFinite
 from raysft.estimate.devices import device_of
 from raysft.estimate.families import dims_of_family
@@ -30,7 +29,7 @@ from raysft.train.mailbox import Request, Ticker, post
 from raysft.train.memory import keep_freed_memory
 from raysft.train.metrics import Progress, Window, due
 from raysft.train.model_fault import told_of_the_model
-from raysft.train.objectives.objective import Objective
+from raysft.train.objectives.objective import Objective, Reads
 from raysft.train.probe import exact_layout
 from raysft.train.profile import Profile, phase, waiting_for, watch_communication
 from raysft.train.request import RequestFlag
@@ -73,17 +72,18 @@ def train_worker(
     emit: Emit = post(mailbox) if rank == 0 else lambda _: None
     rundir.require_shared(job.run_dir)
     longest = int(max(train.parts.max(initial=1), heldout.parts.max(initial=1)))
+    longest = config.batch.seq_len if objective.draws else longest
+    heads = {"scalar": objective.scalar, "critic": objective.critic}
     with told_of_the_model(job.hf_config):
-        engine = start_engine(
-            config, job.hf_config, len(job.tokenizer), emit, scalar=objective.scalar
-        )
+        engine = start_engine(config, job.hf_config, len(job.tokenizer), emit, **heads)
         vocabulary, parts = job.hf_config.vocab_size, train.parts.shape[1]
         config = exact_layout(config, engine, vocabulary, longest, emit, parts=parts)
-    reads = objective.reads(config, train, heldout, rank, world_size)
+    records = objective.reads(config, train, heldout, rank, world_size)
+    reads: Reads = records
     if config.log.profile_steps:
         watch_communication()
     if objective.prepares is not None:
-        reads = objective.prepares(engine, reads, job.run_dir, emit)
+        reads = objective.prepares(engine, records, job.run_dir, emit)
     progress = restore(engine, job.run_dir, job.start_from, emit) or Progress()
     last = progress.step if progress.is_over(config.eval.patience) else last
     window, clock = Window(measures=objective.measures), StepClock(engine.device)
@@ -117,7 +117,9 @@ def train_worker(
             watch_norm(progress, result, limit, config.optim.skip_spikes, emit)
 
         step = progress.step
-        asked = request.answer() if step < last else Request.GO_ON
+        last = step if data.is_last else last
+        between = step % objective.updates == 0  # where the run can be gone on with
+        asked = request.answer() if step < last and between else Request.GO_ON
         if step == first:
             emit(events.FirstStep())
             if not config.on_gpu:
@@ -131,7 +133,8 @@ def train_worker(
                 last = step
                 emit(events.Status(ENDS_EARLY.format(config.eval.patience, progress.best_step)))
         every = config.checkpoint.every_steps
-        saves = every > 0 and (asked != Request.GO_ON or due(step, every, last=last))
+        reached = due(step, every, last=last, together=objective.updates)
+        saves = every > 0 and between and (asked != Request.GO_ON or reached)
         line: dict[str, Any] = {}
         # Also at a checkpoint, where a resumed run begins to average anew.
         if step == 1 or saves or due(step, config.log.every_steps, last=last):
@@ -202,7 +205,7 @@ def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]
 
 
 def evaluate_into(
-    progress: Progress, objective: Objective, engine: Any, data: RankData, emit: Emit
+    progress: Progress, objective: Objective, engine: Any, data: Reads, emit: Emit
 ) -> Mapping[str, float | None]:
     """Evaluate on the held-out records and keep the result in the run's progress.
 

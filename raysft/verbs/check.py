@@ -32,6 +32,8 @@ def check(
 
     if not elsewhere:
         require_cluster(os.environ.get("RAY_ADDRESS", ""))
+        if verb is not None:
+            verb.check(config)
     config, reads_data = (config, True) if verb is None else verb.inputs(config)
     check_template(config.data.template, elsewhere=elsewhere)
     warnings = check_model(config, elsewhere=elsewhere)

@@ -1,13 +1,10 @@
 """`raysft dpo`: preference pairs train the policy itself."""
 
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.runs.events import Emit
 from raysft.verbs import preference, train
-from raysft.verbs.resume import how_to_resume
-from raysft.verbs.verb import Verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
@@ -35,19 +32,11 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     return train.run_objective(config, run_dir, emit, dpo(config.dpo))
 
 
-DPO = Verb(
+DPO = preference.verb(
     name="dpo",
     help="Direct preference optimisation: learn from pairs of a better and a worse answer.",
     example="raysft dpo dpo-demo --name preferred",
     plan=equations,
     run=run,
-    has_left=train.has_left,
-    check_resume=partial(train.check_resume, fixed=(*train.FIXED, "dpo")),
-    done=preference.done,
-    interrupted=how_to_resume("the first checkpoint", "from the newest checkpoint"),
-    tables=preference.tables,
-    write_report=preference.write_report,
-    is_elastic=True,
-    can_profile=True,
-    pairs=True,
+    section="dpo",
 )

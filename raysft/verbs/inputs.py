@@ -80,12 +80,14 @@ def read_inputs(
     *,
     pairs: bool = False,
     scalar: bool = False,
+    asked: bool = False,
 ) -> Inputs:
     """Tokenizer, model config and data. Raises UserError, also where a run that goes on had others.
 
     Their identities are kept in run.json. pairs: the records are to be preference pairs.
-    scalar: the model gives rewards.
+    scalar: the model gives rewards. asked: the records are prompts.
     """
+    from raysft.data.asked import as_prompts
     from raysft.data.audit import audit
     from raysft.data.dataset import prepare
 
@@ -96,6 +98,11 @@ def read_inputs(
     require_same(run_dir, found, emit)
     facts = audit(config, template, prepared)
     emit(events.Data(facts))
+    if asked:
+        train, left_out = as_prompts(config, template, prepared.train)
+        prepared = prepared._replace(train=train)
+        for reason, count in left_out.items():
+            emit(events.Warning(f"{count:,} records are not asked: {reason}"))
     from raysft.runtime import fit, ray_private  # noqa: F401 (imported here while Ray starts)
 
     if warning := ray_private.version_warning():

@@ -47,7 +47,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.verbs.inputs import beside_ray
 
     def read(_: Any) -> Any:
-        template, reward = load_template(config), load_reward(config.pairs.reward)
+        template, reward = load_template(config), load_reward(config.pairs.reward, "pairs.reward")
         return template, reward, *read_prompts(config, template)
 
     template, reward, prompts, dropped = beside_ray(config, emit, read)
@@ -100,6 +100,12 @@ def tables(summary: Summary, results: Results | None) -> Iterable[FittedTable]: 
     yield table
 
 
+def check(config: "Config") -> None:
+    from raysft.model.rewards import require_reward
+
+    require_reward(config.pairs.reward, "pairs.reward")
+
+
 PAIRS = Verb(
     name="pairs",
     help="Draw a model's answers, and make preference pairs of the best and the worst.",
@@ -112,4 +118,5 @@ PAIRS = Verb(
     interrupted=interrupted,
     tables=tables,
     inputs=inputs,
+    check=check,
 )

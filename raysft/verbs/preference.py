@@ -1,13 +1,14 @@
 """What the verbs that learn from preference pairs share."""
 
 from collections.abc import Iterable
-from pathlib import Path
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from raysft.studies.tables import FittedTable, Heading
 from raysft.verbs import plan, train
 from raysft.verbs.pair_config import for_pairs
-from raysft.verbs.verb import Results, Summary
+from raysft.verbs.verb import Plan, Results, Run, Summary, Verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
@@ -62,11 +63,27 @@ def closing(summary: Summary) -> list[tuple[str, str, str]]:
     return [*train.closing(summary), *of_pairs]
 
 
-def write_report(run_dir: Path) -> None:
-    train.write_report(run_dir, closing)
-
-
 def done(summary: Summary) -> str:
     before, after = (summary[f"measures_{when}"].get("eval_accuracy") for when in ("first", "last"))
     heldout = "" if after is None else f", held-out pairs right {before:.3f} to {after:.3f}"
     return f"done: {summary['steps']} steps{heldout}; model in {summary['model_dir']}"
+
+
+def verb(name: str, help: str, example: str, plan: Plan, run: Run, section: str) -> Verb:
+    """A training run but for what is said of its pairs.
+
+    section: of the config, which must not change within a run.
+    """
+    return replace(
+        train.TRAIN,
+        name=name,
+        help=help,
+        example=example,
+        plan=plan,
+        run=run,
+        check_resume=partial(train.check_resume, fixed=(*train.FIXED, section)),
+        done=done,
+        tables=tables,
+        write_report=partial(train.write_report, rows=closing),
+        pairs=True,
+    )

@@ -7,6 +7,7 @@ from raysft.verbs.dpo import DPO
 from raysft.verbs.grad_variance import GRAD_VARIANCE
 from raysft.verbs.masking import MASKING
 from raysft.verbs.pairs import PAIRS
+from raysft.verbs.ppo import PPO
 from raysft.verbs.reward import REWARD
 from raysft.verbs.seq_len import SEQ_LEN
 from raysft.verbs.stability import STABILITY
@@ -15,7 +16,7 @@ from raysft.verbs.tune import TUNE
 from raysft.verbs.verb import Verb
 
 ALL = (
-    *(TRAIN, PAIRS, REWARD, DPO, TUNE),
+    *(TRAIN, PAIRS, REWARD, DPO, PPO, TUNE),
     *(SEQ_LEN, GRAD_VARIANCE, MASKING, DATA_SIZE, STABILITY, DOCTOR, PROVE),
 )
 VERBS: dict[str, Verb] = {verb.name: verb for verb in ALL}

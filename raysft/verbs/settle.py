@@ -14,16 +14,25 @@ if TYPE_CHECKING:
     from raysft.config.schema import Config
 
 
-def settled(config: "Config", hf_config: Any, run_dir: Path, emit: Emit) -> "Config":
-    """The config without an "auto". Ray must be there. Writes it to run.json."""
+def settled(
+    config: "Config", hf_config: Any, run_dir: Path, emit: Emit, *, draws: bool = False
+) -> "Config":
+    """The config without an "auto". Ray must be there. Writes it to run.json.
+
+    draws: it answers prompts itself, and holds what that takes beside the engine.
+    """
     if not config.left_open:
         return config
+    from raysft.estimate.answers import beside_gib
     from raysft.estimate.choose import choose
     from raysft.estimate.families import dims_of_family
     from raysft.runtime.device import device_there
 
     device = device_there(config)
-    chosen, why = choose(config, dims_of_family(hf_config.to_dict()), device.memory_gib)
+    dims = dims_of_family(hf_config.to_dict())
+    beside = sum(beside_gib(config, dims).values()) if draws and dims else 0.0
+    chosen, why = choose(config, dims, max(0.0, device.memory_gib - beside))
+    why += f"; {beside:.1f} more are held beside it" if beside else ""
     emit(events.Chosen(f"{why} ({device.name})"))
     file = run_dir / rundir.RUN
     values = flat(chosen.model_dump(mode="json"))

@@ -32,7 +32,7 @@ FIXED = (
 FREE = (
     "run.name", "run.storage", "run.samples", "run.push_to_hub", "run.push_private", "run.license",
     "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures", "reward_model", "dpo", "pairs",
+    "scaling.max_failures", "reward_model", "dpo", "ppo", "pairs",
 )  # fmt: skip
 
 
@@ -69,7 +69,7 @@ def run_objective(
     from raysft.verbs.inputs import beside_ray, read_inputs
 
     read = for_pairs(config) if objective.pairs else config
-    kind = {"pairs": objective.pairs, "scalar": objective.scalar}
+    kind = {"pairs": objective.pairs, "scalar": objective.scalar, "asked": objective.draws}
     template, hf_config, prepared, facts, identities = beside_ray(
         read, emit, lambda there: read_inputs(read, run_dir, emit, there, **kind)
     )
@@ -77,11 +77,11 @@ def run_objective(
     from raysft.runtime.connect import shut_down_ray
     from raysft.runtime.fit import fit, total_steps
 
-    config = settled(config, hf_config, run_dir, emit)
+    config = settled(config, hf_config, run_dir, emit, draws=objective.draws)
     if objective.pairs:
         config = with_room(config)
     epoch = epoch_length(prepared.train)
-    for caution in plan.cautions(config, total_steps(config, epoch), epoch):
+    for caution in plan.cautions(config, total_steps(config, epoch, objective), epoch):
         emit(events.Warning(caution))
     emit(events.Status("starting workers"))
     observed: dict[str, Any] = {}

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 Summary = Mapping[str, Any]  # of summary.json
 Results = Mapping[str, Any]  # of results.json
+# What a config comes to, as (name, equation) rows. Raises UserError where it cannot run.
+Plan = Callable[["Config"], list[tuple[str, str]]]
+# In the job: the rest of its summary. Its `status` is "done" unless it says otherwise.
+Run = Callable[["Config", Path, Emit], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,8 @@ class Verb:
     name: str  # in run.json; what is typed after `raysft`
     help: str
     example: str  # of its command
-    # What a config comes to, as (name, equation) rows. Raises UserError where it cannot run.
-    plan: Callable[["Config"], list[tuple[str, str]]]
-    # In the job: the rest of its summary. Its `status` is "done" unless it says otherwise.
-    run: Callable[["Config", Path, Emit], dict[str, Any]]
+    plan: Plan
+    run: Run
     # Whether an interrupted run has left something to go on from, or to look at.
     has_left: Callable[[Path], bool]
     # Warnings about going on with it; raises UserError where that cannot be. None: it never can.
@@ -36,6 +38,8 @@ class Verb:
     tables: Callable[[Summary, Results | None], Iterable[RenderableType]]
     # The config whose inputs are read, and whether its data is among them.
     inputs: Callable[["Config"], tuple["Config", bool]] = lambda config: (config, True)
+    # What else can be told to be wrong at once, of a run on this machine. Raises UserError.
+    check: Callable[["Config"], None] = lambda config: None  # noqa: ARG005
     study: Study | None = None  # whose results.json it leaves
     # report.md of a run directory, of whatever it holds; a study writes its own when it has ended.
     write_report: Callable[[Path], None] | None = None

@@ -11,6 +11,7 @@ import torch
 
 from raysft.config.load import load_config
 from raysft.config.schema import Config
+from raysft.data.asked import as_prompts
 from raysft.data.dataset import Prepared, prepare
 from raysft.model.load import load_model_config, load_template
 from raysft.runs.events import Event, Metrics
@@ -96,6 +97,13 @@ def tiny_config(tiny_model: Path, *overrides: str) -> Config:
     )
 
 
+def prepared(config: Config, template: Any, objective: Objective) -> Prepared:
+    data = prepare(config, template, pairs=objective.pairs)
+    if not objective.draws:
+        return data
+    return data._replace(train=as_prompts(config, template, data.train)[0])
+
+
 class Groups:
     """The workers that outlive a run: of one number, because the cluster has no room for more."""
 
@@ -113,7 +121,7 @@ class Groups:
             self.open[workers] = Group(folder / "group", config)
         template = load_template(config, pads=objective.scalar)
         hf_config = load_model_config(config, template, scalar=objective.scalar)
-        data = prepare(config, template, pairs=objective.pairs)
+        data = prepared(config, template, objective)
         job = (config, data, hf_config, template.tokenizer, folder, objective)
         return *self.open[workers].fit(*job), data
 
@@ -142,7 +150,7 @@ def fit_in(
     config = for_pairs(config) if objective.pairs else config
     template = load_template(config, pads=objective.scalar)
     hf_config = load_model_config(config, template, scalar=objective.scalar)
-    data = prepare(config, template, pairs=objective.pairs)
+    data = prepared(config, template, objective)
     events = [] if events is None else events
     result = fit(
         config, data.train, data.heldout, hf_config, template.tokenizer, folder, events.append,

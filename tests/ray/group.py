@@ -96,7 +96,8 @@ class Group:
         seen: list[Event] = []
         job = WorkerJob(
             config=config, objective=objective, hf_config=hf_config, tokenizer=tokenizer,
-            total_steps=total_steps(config, epoch_length(data.train)), run_dir=folder.resolve(),
+            total_steps=total_steps(config, epoch_length(data.train), objective),
+            run_dir=folder.resolve(),
         )  # fmt: skip
         pickled = ray.cloudpickle.dumps((job, data.train, data.heldout, self.mailbox))
         number = ray.get(self.jobs.put.remote(pickled))

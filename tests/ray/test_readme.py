@@ -48,7 +48,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     starting it again.
     """
     match words:
-        case ["train" | "reward" | "dpo" | "pairs", config, *_]:
+        case ["train" | "reward" | "dpo" | "ppo" | "pairs", config, *_]:
             again = "--resume" in words or config.startswith("runs/")
             extra = ["--dry-run"] if again else []
             typed = documented.overrides(words)

@@ -51,7 +51,7 @@ def test_commands_exist(words: list[str]) -> None:
 def test_commands_of_every_verb_are_shown() -> None:
     verbs = {words[0] for words in RAYSFT}
     assert {"train", "data", "export", "generate", "runs", "estimate", "bench", "tune"} <= verbs
-    assert {"pairs", "reward", "dpo"} <= verbs
+    assert {"pairs", "reward", "dpo", "ppo"} <= verbs
     assert {"doctor", "attach"} <= verbs
 
 

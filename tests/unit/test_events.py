@@ -12,11 +12,12 @@ from raysft.cli import terminal
 from raysft.cli.console import Renderer
 from raysft.cli.metrics_table import MetricsTable
 from raysft.cli.runs_table import found_in
-from raysft.config.preference import Dpo, RewardModel
+from raysft.config.preference import Dpo, Ppo, RewardModel
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import KINDS, Metrics, from_wire, to_wire
 from raysft.runs.metrics import METRICS, columns, columns_for, duration
 from raysft.train.objectives.dpo import dpo
+from raysft.train.objectives.ppo import ppo
 from raysft.train.objectives.reward import reward
 from raysft.verbs.registry import VERBS
 
@@ -90,14 +91,19 @@ def test_a_run_directory_of_the_version_before_is_read(tmp_path: Path) -> None:
 def test_each_metric_of_a_run_stands_in_the_one_list() -> None:
     known = {metric.key for metric in METRICS}
     written = {key for line in LINES if line["event"] == "metrics" for key in line}
-    objectives = [dpo(Dpo()), reward(RewardModel())]
-    of_pairs = {key for one in objectives for key in (*one.measures, *one.reports)} - written
-    assert of_pairs <= known
+    objectives = [dpo(Dpo()), ppo(Ppo()), reward(RewardModel())]
+    learnt = {key for one in objectives for key in (*one.measures, *one.reports, *one.facts)}
+    learnt -= written
+    assert learnt <= known
     # The run was of a CPU, which keeps nothing in reserve.
-    assert written - {"event", "step"} == known - {"reserved_memory_gib"} - of_pairs
+    assert written - {"event", "step"} == known - {"reserved_memory_gib"} - learnt
     docs = Path(__file__).parents[2] / "docs"
-    tokens, pairs = ((docs / f"{name}.md").read_text() for name in ("training", "preferences"))
-    assert all(f"| `{key}` |" in (pairs if key in of_pairs else tokens) for key in known)
+    pages = {name: (docs / f"{name}.md").read_text() for name in ("training", "preferences", "ppo")}
+    own = {"ppo": {*ppo(Ppo()).measures, *ppo(Ppo()).facts}}
+    own["preferences"] = learnt - own["ppo"]
+    own["training"] = known - learnt
+    missing = [(p, k) for p, keys in own.items() for k in keys if f"| `{k}` |" not in pages[p]]
+    assert missing == []
 
 
 def test_a_row_of_the_console_by_hand() -> None:

@@ -1,8 +1,7 @@
 """The losses of pairs: their values, and what they converge to where that can be enumerated."""
 
-import itertools
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -11,49 +10,14 @@ from torch import Tensor
 from raysft.config.preference import Dpo
 from raysft.train.objectives.dpo import FALLEN, caution, pair_loss
 from raysft.train.objectives.pairs import is_right
+from tests.unit.language import Language, answer_logs, make_language, optimum, total_variation
 
 BETA = 0.5
-LETTERS, LONGEST = 6, 3
-END = LETTERS
-PROMPTS = 2
-
-
-class Language(NamedTuple):
-    """2 prompts, 259 answers: up to 3 of 6 letters and then an end, which takes a choice too."""
-
-    rows: Tensor  # int64 [A, 4], of which distribution each token of an answer is drawn
-    tokens: Tensor  # int64 [A, 4]
-    there: Tensor  # fp64 [A, 4], 0 past the end of an answer
-    reference: Tensor  # fp64 [2, prefixes, 7], logits of the next token after each prefix
-    reward: Tensor  # fp64 [2, A]
 
 
 @pytest.fixture(scope="module")
 def language() -> Language:
-    letters = range(LETTERS)
-    answers = [a for n in range(LONGEST + 1) for a in itertools.product(letters, repeat=n)]
-    number = {prefix: n for n, prefix in enumerate(a for a in answers if len(a) < LONGEST)}
-    shape = (len(answers), LONGEST + 1)
-    rows, tokens, there = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
-    for i, answer in enumerate(answers):
-        for t, token in enumerate([*answer, END]):
-            if t < LONGEST:  # after three letters the end is certain, and has log-probability 0
-                rows[i, t], tokens[i, t], there[i, t] = number[answer[:t]], token, 1
-    draw = torch.Generator().manual_seed(0)
-    reference = torch.randn(PROMPTS, len(number), LETTERS + 1, generator=draw, dtype=torch.float64)
-    reward = torch.randn(PROMPTS, len(answers), generator=draw, dtype=torch.float64)
-    return Language(rows, tokens, there.double(), reference, reward)
-
-
-def answer_logs(logits: Tensor, language: Language) -> Tensor:
-    """log P of every answer, [2, A], by a table of logits."""
-    logs = logits.log_softmax(-1)[:, language.rows, language.tokens]
-    return (logs * language.there).sum(-1)
-
-
-def total_variation(one: Tensor, other: Tensor) -> float:
-    """Mean over the prompts."""
-    return float((one.exp() - other.exp()).abs().sum(-1).mean() / 2)
+    return make_language()
 
 
 def trained(language: Language, settings: Dpo, lengths: Tensor) -> Tensor:
@@ -91,13 +55,13 @@ def test_dpo_converges_to_the_optimum_of_its_objective(language: Language) -> No
     """pi* ~ pi_ref exp(r / beta): found by sums of log-probabilities, and not by their means."""
     reference = answer_logs(language.reference, language)
     torch.testing.assert_close(reference.exp().sum(-1), torch.ones(2, dtype=torch.float64))
-    optimum = (reference + language.reward / BETA).log_softmax(-1)
-    assert total_variation(reference, optimum) > 0.4
+    best = optimum(reference, language.reward, BETA)
+    assert total_variation(reference, best) > 0.4
     settings = Dpo(beta=BETA, nll_weight=0.0)
     ones = torch.ones(language.reward.shape[1], dtype=torch.float64)
-    assert total_variation(trained(language, settings, ones), optimum) < 0.005
+    assert total_variation(trained(language, settings, ones), best) < 0.005
     means = trained(language, settings, language.there.sum(-1).clamp(min=1))
-    assert total_variation(means, optimum) > 0.1
+    assert total_variation(means, best) > 0.1
 
 
 def test_values_of_the_losses() -> None:

@@ -23,6 +23,7 @@ PRESETS = {
     "pairs": "dpo-demo",
     "reward": "reward-demo",
     "dpo": "dpo-demo",
+    "ppo": "ppo-demo",
     "tune": "tune-stability",
     "bench seq-len": "bench-seq-len",
     "bench grad-variance": "bench-grad-variance",

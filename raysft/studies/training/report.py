@@ -10,7 +10,7 @@ from raysft.runs import rundir
 from raysft.runs.metrics import duration
 from raysft.studies.hardware import machine_facts
 
-FIGURE = "report.png"
+FIGURE, REWARDS = "report.png", "rewards.png"
 Facts = Mapping[str, Any]
 # Of a summary: what each row says, its first and its last value.
 Closing = Callable[[Facts], list[tuple[str, str, str]]]
@@ -28,7 +28,13 @@ def write_report(run_dir: Path, closing: Closing) -> None:
 
         clip = spec["config"].get("optim", {}).get("max_grad_norm") or 0.0
         draw(run_dir / FIGURE, lines, run_dir.resolve().name, max_grad_norm=clip)
-    text = markdown(run_dir, spec, summary, closing, has_figure=bool(lines))
+    figures = {"losses, rate, gradient norm and throughput over the steps": FIGURE} if lines else {}
+    if any("reward" in line for line in lines):
+        from raysft.studies.training.rewards import draw_rewards
+
+        draw_rewards(run_dir / REWARDS, lines, run_dir.resolve().name)
+        figures["rewards over the steps, and over the distance from the reference"] = REWARDS
+    text = markdown(run_dir, spec, summary, closing, figures)
     (run_dir / rundir.REPORT).write_text(text)
 
 
@@ -43,13 +49,14 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def markdown(
-    run_dir: Path, spec: Facts, summary: Facts, closing: Closing, *, has_figure: bool
+    run_dir: Path, spec: Facts, summary: Facts, closing: Closing, figures: Mapping[str, str]
 ) -> str:
+    """figures: what each shows, and its file."""
     lines = [f"# {run_dir.resolve().name}: {rundir.status(run_dir)}", ""]
     if summary.get("error") and summary["status"] == "failed":
         lines += indented(str(summary["error"]))
-    if has_figure:
-        lines += [f"![losses, rate, gradient norm and throughput over the steps]({FIGURE})", ""]
+    for shows, file in figures.items():
+        lines += [f"![{shows}]({file})", ""]
     if rows := closing(summary):
         lines += ["## Outcome", "", *table(("", "first", "last"), rows)]
     if "data" in summary:

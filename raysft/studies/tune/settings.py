@@ -28,6 +28,7 @@ NOT_SEARCHED = {
     "bench": "a search does not use it",
     "reward_model": "its trials are supervised",
     "dpo": "its trials are supervised",
+    "ppo": "its trials are supervised",
     "pairs": "its trials are supervised",
 }
 

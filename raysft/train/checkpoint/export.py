@@ -86,9 +86,10 @@ def newest_checkpoint(run_dir: Path) -> Path:
 def write_folder(config: Config, checkpoint: Path, target: Path, facts: Facts) -> None:
     from transformers import AutoConfig, AutoTokenizer
 
+    from raysft.model.critic import without_value_head
     from raysft.model.load import DTYPES, auto_class
 
-    weights = read_weights(checkpoint)
+    weights = without_value_head(read_weights(checkpoint))
     hf_config = AutoConfig.from_pretrained(checkpoint / layout.HF_FOLDER, trust_remote_code=False)
     model = auto_class(facts.get("verb") == "reward").from_config(hf_config)
     missing, unexpected = model.load_state_dict(weights, strict=False)

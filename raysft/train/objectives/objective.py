@@ -1,10 +1,11 @@
 """What a run minimises, as a value: loop, engine and checkpoints are the same for all."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 from raysft.config.schema import Config
@@ -23,6 +24,18 @@ class Sums(NamedTuple):
     measures: Tensor  # fp32 [k], without: what is logged beside the loss
 
 
+class Reads(Protocol):
+    """What the loop asks of what a rank reads."""
+
+    @property
+    def probe(self) -> Tensor: ...
+
+    @property
+    def eval_batches(self) -> list[Batch]: ...
+
+    def steps(self, first: int, last: int, device: torch.device) -> Iterator[StepData]: ...
+
+
 @dataclass(frozen=True)
 class Objective:
     """Its functions are called by every rank, and each of them as often as the others.
@@ -35,8 +48,12 @@ class Objective:
     evaluate  engine and held-out batches to metrics over all ranks, `eval_loss` among them
     reports   the keys of those metrics
     measures  the keys of what the loss sums up beside itself
+    facts     the keys of what is known of a step before it
     pairs     learns from preference pairs
     scalar    the model has a head of one number, the reward
+    draws     learns from answers that the model draws itself
+    critic    the model has a value head beside its own
+    updates   steps that belong together: a run can be gone on with between them only
     prepares  before any step, with the engine as it starts: what is read from then on
     caution   first and newest metrics of an evaluation to a warning, if there is one
     watches   the engine, before the first step, to what is asked at each log line for metrics of
@@ -50,8 +67,12 @@ class Objective:
     evaluate: Callable[[Any, Sequence[Batch]], Found]
     reports: tuple[str, ...]
     measures: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
     pairs: bool = False
     scalar: bool = False
-    prepares: Callable[[Any, RankData, Path, Emit], RankData] | None = None
+    draws: bool = False
+    critic: bool = False
+    updates: int = 1
+    prepares: Callable[[Any, RankData, Path, Emit], Reads] | None = None
     caution: Callable[[Found, Found], str | None] = lambda first, now: None  # noqa: ARG005
     watches: Callable[[Any], Callable[[], Mapping[str, float | None]]] = lambda _: dict
