@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -53,10 +54,12 @@ def main(run_json: str) -> int:
             rundir.read_json(run_dir / rundir.RUN)  # before a folder is made
         with held(run_dir, tell, lost=end_now, inherits=True):
             config, warnings = arrive(run_dir, spec, config)
-            emit = fan_out(config, run_dir, take_stdout(run_dir / rundir.LOG))
+            verb = VERBS[spec["verb"]]
+            chosen = [] if verb.is_chain else loggers(config, run_dir)
+            emit = fan_out(chosen, take_stdout(run_dir / rundir.LOG))
             code, summary = run(spec, config, run_dir, warnings, emit)
             if code != UserError.exit_code:
-                write_report(VERBS[spec["verb"]], run_dir, emit)
+                write_report(verb, run_dir, emit)
     except UserError as error:
         if before:
             undo.remove_empty(before)
@@ -218,8 +221,8 @@ def take_stdout(log: Path) -> TextIO:
     return stream
 
 
-def fan_out(config: Config, run_dir: Path, stream: TextIO) -> Emit:
-    chosen = loggers(config, run_dir)
+def fan_out(chosen: Sequence[Emit], stream: TextIO) -> Emit:
+    """To these loggers, and to whoever reads standard output."""
     # Into a pipe somebody looks; what is kept in a file, as by a cluster, is to stay short.
     every_s = 0.0 if stat.S_ISFIFO(os.fstat(stream.fileno()).st_mode) else LOGGED_PROGRESS_S
     last = 0.0

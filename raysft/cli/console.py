@@ -58,6 +58,10 @@ class Renderer:
                 error(event.message)
             case events.Warning():
                 warning(event.message)
+            case events.Stage():
+                self.table = MetricsTable()
+                heading = f"stage {event.number} of {event.of}: {event.name}"
+                stderr.print(f"\n[bold]{heading}[/] to {escape(event.run_dir)}", soft_wrap=True)
             case events.Plan():
                 self.table.total_steps = event.total_steps
             case events.Chosen():

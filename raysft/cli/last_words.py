@@ -54,11 +54,13 @@ def next_steps(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:
 
     Nothing of one that lies where only a cluster sees it.
     """
-    run, steps = shlex.quote(str(run_dir)), []
-    if (run_dir / rundir.MODEL).is_dir():
+    steps = []
+    trained = Path(summary.get("model_dir", run_dir / rundir.MODEL)).parent  # of a chain its last
+    run = shlex.quote(str(trained))
+    if (trained / rundir.MODEL).is_dir():
         if summary.get("verb") != "reward":  # which scores answers and writes none
             steps.append(f"raysft generate {run} {quoted(question(summary))}")
-        if snapshot.checkpoints(run_dir):
+        if snapshot.checkpoints(trained):
             to = shlex.quote(f"{run_dir.resolve().name}-model")
             steps.append(f"raysft export {run} --to {to}")
     there = (run_dir / rundir.REPORT).exists()

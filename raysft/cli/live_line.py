@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
-from raysft.runs.events import Event, Metrics, Plan, Progress, Started, Status
+from raysft.runs.events import Event, Metrics, Plan, Progress, Stage, Started, Status
 from raysft.runs.metrics import duration, short
 from raysft.runs.phases import Phases
 
@@ -40,6 +40,10 @@ class LiveLine:
             self.doing = event.message if isinstance(event, Status) else self.phases.name
             self.since = time.monotonic()
         match event:
+            case Stage():
+                self.step, self.total, self.newest = 0, None, None
+                self.doing = f"starting {event.name}"
+                self.pace.clear()
             case Plan():
                 self.total = event.total_steps
             case Started():

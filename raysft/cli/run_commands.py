@@ -125,7 +125,7 @@ def report(run: RunFolder) -> None:
 
         verb.study.write_report(read(folder)[1], folder)
     elif verb is not None and verb.write_report is not None:
-        if not (folder / rundir.METRICS).exists():
+        if not verb.is_chain and not (folder / rundir.METRICS).exists():
             raise UserError(f"{folder} has taken no step yet: there is nothing to report")
         verb.write_report(folder)
     else:

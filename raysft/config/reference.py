@@ -124,7 +124,8 @@ def type_words(hint: Any, *, many: bool = False) -> str:
         count = "" if Ellipsis in parts else f"{len(parts)} "
         return f"list of {count}{type_words(parts[0], many=True)}"
     if origin is Mapping:
-        return f"table of {type_words(parts[1], many=True)}"
+        held = "" if parts[1] is Any else f" of {type_words(parts[1], many=True)}"
+        return f"table{'s' * many}{held}"
     if issubclass(hint, Section):
         return f"[{'tables' if many else 'table'}]({anchor(hint)})"
     return NOUNS[hint][many]
@@ -172,13 +173,14 @@ def default_words(field: FieldInfo) -> str:
         return "**required**"
     if field.default is None:
         return "*none*"
-    return "below" if isinstance(field.default, Mapping) else f"`{toml(field.default)}`"
+    large = isinstance(field.default, Mapping) and field.default
+    return "below" if large else f"`{toml(field.default)}`"
 
 
 def large_defaults(section: type[Section]) -> Iterator[str]:
     """What is too long for a cell."""
     for name, field in section.model_fields.items():
-        if isinstance(field.default, Mapping):
+        if isinstance(field.default, Mapping) and field.default:
             lines = [f"{key} = {toml(value)}\n" for key, value in field.default.items()]
             header = f"[{section.__name__.lower()}.{name}]\n"
             yield f"Default of `{name}`:\n\n```toml\n{header}{''.join(lines)}```\n"

@@ -6,6 +6,7 @@ reaches. Rules that need more than one section are in `Config.check_sections`.
 
 from pydantic import model_validator
 
+from raysft.config.align import Align
 from raysft.config.data import DEMO, Data
 from raysft.config.model import Model
 from raysft.config.preference import Dpo, Pairs, Ppo, RewardModel
@@ -35,6 +36,7 @@ class Config(Section):
     dpo: Dpo = Dpo()
     ppo: Ppo = Ppo()
     pairs: Pairs = Pairs()
+    align: Align = Align()
     tune: Tune = Tune()
     bench: Bench = Bench()
 

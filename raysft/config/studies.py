@@ -27,7 +27,7 @@ class Tune(Section):
     space: Annotated[Mapping[str, Domain], Field(min_length=1)] = SPACE
     """The keys to search, each with its domain, as `optim.lr = { uniform = [1e-5, 1e-4] }`. All
     keys but `batch.seq_len`, `model.path`, `model.tokenizer` and those of `run`, `data`, `scaling`,
-    `eval`, `tune`, `bench`, `reward_model`, `dpo`, `ppo` and `pairs` can be searched."""
+    `eval`, `tune`, `bench`, `reward_model`, `dpo`, `ppo`, `pairs` and `align` can be searched."""
     num_trials: Annotated[Count, Unit("trials")] = 8
     """Number of trials. Ignored by `sampler = "grid"`, which runs every combination."""
     sampler: Literal["random", "grid", "tpe"] = "random"
@@ -78,7 +78,8 @@ class Bench(Section):
     several lengths, along training runs that differ in their seed. `masking`: what
     `data.prompt_loss_weight` does to losses, gradients and answers, in runs of equal steps.
     `data-size`: what more training records buy, on subsets of several sizes. `stability`: up to
-    which learning rate training holds, with several warmups, clippings and precisions."""
+    which learning rate training holds, with several warmups, clippings and precisions.
+    `over-optimization`: how far a learned reward can be followed, in runs of `raysft ppo`."""
 
     seq_lens: Annotated[tuple[SeqLen, ...], Field(min_length=1)] = (512, 640, 768, 896, 1024)
     """Sequence lengths to measure, in `seq-len` and `grad-variance`."""
@@ -110,6 +111,8 @@ class Bench(Section):
     """In `stability`, the values of `optim.max_grad_norm` to compare. 0 does not clip."""
     precisions: Annotated[tuple[Precision, ...], Field(min_length=1)] = ("fp32", "bf16")
     """In `stability`, the values of `engine.precision` to compare."""
+    betas: Annotated[tuple[FloatOrZero, ...], Field(min_length=1)] = (0.0, 0.01, 0.03, 0.1, 0.3)
+    """In `over-optimization`, the values of `ppo.beta` to compare."""
     seeds: Annotated[Count, Unit("runs")] = 3
     """Runs of each point of a study other than `seq-len`, which differ in their seed only: from
     `run.seed` on. The intervals are over them."""

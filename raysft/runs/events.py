@@ -33,6 +33,16 @@ class Warning:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A run of a chain begins: what comes from here on is of it."""
+
+    name: str
+    number: int  # from 1
+    of: int
+    run_dir: str
+
+
+@dataclass(frozen=True)
 class Plan:
     total_steps: int
 
@@ -195,15 +205,15 @@ class End:
 
 
 Event = (
-    Status | Mistake | Warning | Plan | Chosen | Data | Placed | Workers | Started | FirstStep
-    | Progress | Metrics | Checkpoint | Restart | Recovered | Profile | Sample | Case | Search
-    | Trial | Check | End
+    Status | Mistake | Warning | Stage | Plan | Chosen | Data | Placed | Workers | Started
+    | FirstStep | Progress | Metrics | Checkpoint | Restart | Recovered | Profile | Sample | Case
+    | Search | Trial | Check | End
 )  # fmt: skip
 Emit = Callable[[Event], None]
 
 KINDS: dict[str, type[Any]] = {
-    "status": Status, "mistake": Mistake, "warning": Warning, "plan": Plan, "chosen": Chosen,
-    "data": Data,
+    "status": Status, "mistake": Mistake, "warning": Warning, "stage": Stage, "plan": Plan,
+    "chosen": Chosen, "data": Data,
     "placed": Placed, "workers": Workers, "started": Started, "first_step": FirstStep,
     "progress": Progress, "metrics": Metrics, "checkpoint": Checkpoint, "restart": Restart,
     "recovered": Recovered,

@@ -74,23 +74,24 @@ def train_once(
     *,
     train: TokenDataset,
     heldout: TokenDataset,
+    wanted: str = "eval_loss",
     **options: Any,
 ) -> tuple[dict[int, Mapping[str, Any]], dict[str, Any]]:
-    """The metrics of each evaluation by its step, and what was observed of the workers.
+    """The lines of metrics that have this key, by their step, and what was observed of the workers.
 
     options: of `fit`.
     """
-    evaluated: dict[int, Mapping[str, Any]] = {}
+    found: dict[int, Mapping[str, Any]] = {}
     observed: dict[str, Any] = {}
 
     def keep(event: Event) -> None:
         if isinstance(event, events.Workers):
             observed.update(event.observed)
-        if isinstance(event, events.Metrics) and "eval_loss" in event.values:
-            evaluated[event.step] = event.values
+        if isinstance(event, events.Metrics) and wanted in event.values:
+            found[event.step] = event.values
 
     fit(
         config, train, heldout, inputs.hf_config, inputs.tokenizer, folder, keep, placed=placed,
         **options,
     )  # fmt: skip
-    return evaluated, observed
+    return found, observed

@@ -14,6 +14,7 @@ from raysft.verbs import plan, train
 from raysft.verbs.verb import Results, Summary
 
 if TYPE_CHECKING:
+    from raysft.config.preference import Ppo
     from raysft.config.schema import Config
 
 
@@ -94,21 +95,25 @@ def check(config: "Config") -> None:
 
 
 def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
-    from raysft.model.rewards import placed
     from raysft.studies.training.report import read_metrics
     from raysft.train.objectives.ppo import FACTS, ppo
 
-    settings = config.ppo
-    names: dict[str, Any] = {"reward": tuple(placed(name) for name, _ in settings.rewards)}
-    names |= {"checker": placed(settings.checker)} if settings.checker else {}
-    objective = ppo(settings.model_copy(update=names))
-    found = train.run_objective(for_answers(config), run_dir, emit, objective)
+    found = train.run_objective(for_answers(config), run_dir, emit, ppo(with_places(config.ppo)))
     drawn = [
         {key: line[key] for key in FACTS if key in line}
         for line in read_metrics(run_dir / rundir.METRICS)
         if "reward" in line
     ]
     return found | {"drawn_first": drawn[0], "drawn_last": drawn[-1]}
+
+
+def with_places(settings: "Ppo") -> "Ppo":
+    """Rewards are found from wherever workers run."""
+    from raysft.model.rewards import placed
+
+    names: dict[str, Any] = {"reward": tuple(placed(name) for name, _ in settings.rewards)}
+    names |= {"checker": placed(settings.checker)} if settings.checker else {}
+    return settings.model_copy(update=names)
 
 
 def drawn_rows(summary: Summary) -> list[tuple[str, str, str]]:

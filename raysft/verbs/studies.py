@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from raysft.studies.point_runs import Inputs
 
 # What may differ without a word when a study goes on: more seeds among it.
-FREE = ("run.name", "run.storage", "log", "tune", "bench.seeds", "scaling.max_failures")
+FREE = (
+    "run.name", "run.storage", "log", "tune", "align", "bench.seeds", "scaling.max_failures",
+)  # fmt: skip
 
 
 def study_verb(
@@ -28,16 +30,20 @@ def study_verb(
     help: str,
     plan: Callable[["Config"], list[tuple[str, str]]],
     measure: Callable[["Inputs", Emit], dict[str, Any]],
+    *,
+    draws: bool = False,
 ) -> Verb:
-    """measure: on the Ray that is there, to the summary."""
+    """measure: on the Ray that is there, to the summary. draws: its runs answer prompts."""
 
     def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         from raysft.verbs.inputs import beside_ray, read_inputs
 
-        read = beside_ray(config, emit, lambda there: read_inputs(config, run_dir, emit, there))
+        read = beside_ray(
+            config, emit, lambda there: read_inputs(config, run_dir, emit, there, asked=draws)
+        )
         from raysft.studies.point_runs import Inputs
 
-        chosen, data = settled(config, read.hf_config, run_dir, emit), read.prepared
+        chosen, data = settled(config, read.hf_config, run_dir, emit, draws=draws), read.prepared
         tokenizer = read.template.tokenizer
         shared = Inputs(chosen, read.hf_config, tokenizer, data.train, data.heldout, run_dir)
         return measure(shared, emit)

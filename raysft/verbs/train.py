@@ -32,7 +32,7 @@ FIXED = (
 FREE = (
     "run.name", "run.storage", "run.samples", "run.push_to_hub", "run.push_private", "run.license",
     "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures", "reward_model", "dpo", "ppo", "pairs",
+    "scaling.max_failures", "reward_model", "dpo", "ppo", "pairs", "align",
 )  # fmt: skip
 
 

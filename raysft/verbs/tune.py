@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What may differ without a word when a search goes on.
 FREE = (
-    "run.name", "run.storage", "log", "bench", "tune.num_trials", "tune.max_concurrent",
+    "run.name", "run.storage", "log", "bench", "align", "tune.num_trials", "tune.max_concurrent",
     "scaling.max_failures",
 )  # fmt: skip
 

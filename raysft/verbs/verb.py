@@ -46,4 +46,5 @@ class Verb:
     is_elastic: bool = False  # takes scaling.workers = [min, max]
     can_profile: bool = False
     pairs: bool = False  # learns from preference pairs, and from nothing else
+    is_chain: bool = False  # its stages are runs in folders below its own, with metrics of theirs
     is_a_run: bool = True  # false: it leaves no folder, and has a command of its own

@@ -24,6 +24,7 @@ PRESETS = {
     "reward": "reward-demo",
     "dpo": "dpo-demo",
     "ppo": "ppo-demo",
+    "align": "align-demo",
     "tune": "tune-stability",
     "bench seq-len": "bench-seq-len",
     "bench grad-variance": "bench-grad-variance",

@@ -30,6 +30,7 @@ NOT_SEARCHED = {
     "dpo": "its trials are supervised",
     "ppo": "its trials are supervised",
     "pairs": "its trials are supervised",
+    "align": "its trials are supervised",
 }
 
 

@@ -1,0 +1,133 @@
+"""results.json of `bench over-optimization` to a verdict, tables, Markdown and a figure."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from raysft.runs import rundir
+from raysft.studies.hardware import layout, machine_facts
+from raysft.studies.over_optimization.curves import PARTS, Row, done, parts_of, rows_of
+from raysft.studies.over_optimization.figure import draw
+from raysft.studies.statistics import judged, plus_minus
+from raysft.studies.study import Point, Results, Study
+from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+
+PLOT = "over-optimization.png"
+CLAIM = (
+    "A learned reward that is followed too far goes on rising while what was wanted falls (Gao et "
+    "al. 2022), and beta, the weight of the distance from the start, is to prevent it"
+)
+COLUMNS = (
+    Column("beta", lambda row: row.beta, "g"),
+    Column("KL", lambda row: row.last.kl, ".2f"),
+    Column("reward", lambda row: row.last.reward, ".3f"),
+    Column("gained", lambda row: plus_minus(row.gain, "+.3f")),
+    Column("checker", lambda row: row.last.checked, ".3f"),
+    Column("better", lambda row: plus_minus(row.better, "+.3f")),
+    Column("lost since the best", lambda row: plus_minus(row.turned, "+.3f")),
+    Column("reward since", lambda row: plus_minus(row.meanwhile, "+.3f")),
+)
+
+
+def verdict(results: Results) -> str:
+    """The question of the study, answered in a few sentences."""
+    rows = rows_of(results)
+    if not rows:
+        return "No run went to its end, so there is nothing to tell."
+    best = max(rows, key=lambda row: row.last.checked)
+    told = "; ".join(f"beta {row.beta:g}: {of_row(row)}" for row in rows)
+    seeds = rows[0].gain.runs
+    over = f"over {seeds} seeds, 95 % intervals" if seeds > 1 else "one seed, so not judged"
+    start = rows[0].first.checked
+    return (
+        f"Whether the reward went on rising while the checker's fell ({over}): {told}. The best "
+        f"at the end is beta {best.beta:g}: the checker's mean went from {start:.3f} to "
+        f"{best.last.checked:.3f} at a KL divergence of {best.last.kl:.2f} nats an answer."
+    )
+
+
+def of_row(row: Row) -> str:
+    gain, better = row.gain.mean, row.better.mean
+    if row.turned is None or row.meanwhile is None:
+        return f"the reward changed by {gain:+.3f}, the checker's by {better:+.3f}"
+    lost = f"the checker's lost {row.turned.words('.3f')} since its best part"
+    if judged(row.turned, more="lost", less="", equal="") != "lost":
+        return f"not seen, {lost}"
+    says = judged(
+        row.meanwhile, more="confirmed", less="both fell", equal="the checker's fell alone"
+    )
+    return f"{says}, {lost} and the reward changed by {row.meanwhile.words('+.3f')}"
+
+
+def tables(results: Results) -> list[RenderableType]:
+    rows = rows_of(results)
+    return [terminal_table("By beta, at the end of training", COLUMNS, rows)] if rows else []
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """report.md and its figure, in `folder`."""
+    if done(results):
+        draw(results, folder / PLOT)
+    (folder / rundir.REPORT).write_text(markdown(results))
+
+
+def markdown(results: Results) -> str:
+    lines = ["# How far a learned reward can be followed", ""]
+    if done(results):
+        lines += [f"![reward and checker over the distance from the start]({PLOT})", ""]
+    lines += [f"{CLAIM}. {verdict(results)}", ""]
+    lines += [f"- {' '.join(words(c))}" for c in results["cases"] if c["status"] != "done"]
+    lines += ["## At the end of training", "", *markdown_table(COLUMNS, rows_of(results)), ""]
+    lines += [
+        f"Each run is cut into {PARTS} equal parts; its end is the last of them. KL: from the",
+        "model at the start, nats an answer; reward: of a drawn answer, which is trained; gained:",
+        "since the first iteration; checker: of a drawn answer, which is only watched; better:",
+        "since the first iteration; lost since the best: what the checker lost from its best part",
+        "to the last one, where the other seeds say which part that is, because a run's own best",
+        "part is also its luckiest; reward since: what the reward gained in the same time. ±: half",
+        "of a 95 % interval over seeds, by Student's t.",
+        "",
+        *how_it_was_measured("How it was measured", facts(results), results["stamp"]),
+    ]
+    return "\n".join(lines)
+
+
+def facts(results: Results) -> list[tuple[str, str]]:
+    config, cases = results["config"], done(results)
+    ppo, gpu = config["ppo"], bool(config["scaling"]["gpus_per_worker"])
+    rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
+    runs = f"{config['bench']['seeds']} seeds of each beta, {layout(config)}"
+    rows.append(("runs", f"{runs}, {config['engine']['precision']}"))
+    rows.append(("rewards", f"{ppo['reward']} is trained, {ppo['checker']} is watched"))
+    if cases:
+        answers = config["batch"]["global_batch_size"] * ppo["minibatches"]
+        rows.append(("training", f"{len(cases[0]['drawn']):,} iterations of {answers} answers"))
+    return rows
+
+
+def words(case: Mapping[str, Any]) -> tuple[str, str]:
+    name = f"beta {case['beta']:g}, seed {case['seed']}"
+    if case["status"] != "done":
+        return name, f"{case['status']}: {case['error']}"
+    last = parts_of(case)[-1]
+    return name, f"reward {last.reward:.3f}, checker's {last.checked:.3f}, KL {last.kl:.2f}"
+
+
+def points(results: Results) -> list[Point]:
+    """By beta."""
+    return [
+        Point(f"beta {row.beta:g}", "done", {"missed by the checker": 1 - row.last.checked})
+        for row in rows_of(results)
+    ]
+
+
+STUDY = Study(
+    name="over-optimization",
+    write_report=write_report,
+    tables=tables,
+    verdict=verdict,
+    points=points,
+    words=words,
+)
