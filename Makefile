@@ -7,10 +7,17 @@ BIN := .venv/bin
 # demo, or where that run is there already, demo-2 and so on
 NAME ?= $(shell n=; while [ -e runs/demo$$n ]; do n=$$(($${n:--1} - 1)); done; echo demo$$n)
 
-.PHONY: demo test test-unit test-faults lint install clean
+CHAIN ?= $(shell n=; while [ -e runs/aligned$$n ]; do n=$$(($${n:--1} - 1)); done; echo aligned$$n)
+
+.PHONY: demo demo-align test test-unit test-faults lint install clean
 
 demo: install
 	$(BIN)/raysft train gpt2-tiny-cpu --name $(NAME)
+
+# From careless demonstrations to right answers: tuning, pairs, a reward model, PPO
+demo-align: install
+	$(BIN)/python benchmarks/careless.py runs/careless
+	$(BIN)/raysft align align-demo --name $(CHAIN)
 
 test: install
 	$(BIN)/pytest

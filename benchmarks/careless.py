@@ -1,11 +1,9 @@
 """The demo's records as a careless person writes them: half of the answers lack their last item.
 
     python benchmarks/careless.py FOLDER
-    raysft train gpt2-tiny-cpu --name start --set data.path=FOLDER/careless.jsonl \\
-        --set model.tokenizer=FOLDER/tokenizer
 
-What is learnt from them is where the figures of docs/preferences.md and docs/ppo.md begin: a model
-that often stops too early, and knows what would have come.
+What is learnt from them is where `make demo-align` begins, and the figures of docs/preferences.md
+and docs/ppo.md: a model that often stops too early, and knows what would have come.
 """
 
 import json

@@ -80,7 +80,7 @@ class Renderer:
                 show_recovery(event)
             case events.Profile():
                 stderr.print(profile_table(event))
-            case events.Sample():
+            case events.Sample(step=None):
                 show_sample(event)
             case events.Case():
                 show_case(event)
@@ -99,6 +99,8 @@ class Renderer:
     def show_metrics(self, event: events.Metrics) -> None:
         for line in self.table.lines(event, stderr.width if stderr.is_terminal else None):
             stderr.print(line, soft_wrap=True)
+        if (exact := event.values.get("exact_match")) is not None:
+            fact("exact match", f"{exact:.3f} of the held-out answers after step {event.step:,}")
         if skipped := event.values.get("skipped_steps"):
             warning(f"fp16 overflowed: {skipped} updates skipped, loss scale lowered")
 

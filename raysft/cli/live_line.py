@@ -16,7 +16,7 @@ SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 BAR = 12  # characters
 PACE_S = 30.0  # how far back the pace is measured
 GAP = "  "
-COUNTED = ("training", "evaluation", "checkpoint")  # phases in which steps are counted
+COUNTED = ("training", "evaluation", "answering", "checkpoint")  # phases in which steps are counted
 
 
 class LiveLine:

@@ -106,6 +106,10 @@ class Eval(Section):
     exact_match_records: RecordsOrZero = 0
     """Held-out records that the trained model answers at the end of the run; the summary reports
     the share of answers equal to their reference."""
+    generate_every_steps: StepsOrZero = 0
+    """Steps between looks at what the model answers while it trains: exact match on
+    `exact_match_records`, and `run.samples` answers to `samples.jsonl`, which the report sets side
+    by side. Every worker holds a copy of the whole model for as long. 0: at the end only."""
 
 
 class Log(Section):

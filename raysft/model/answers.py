@@ -1,6 +1,6 @@
 """What the finished model says to held-out records."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,7 +9,7 @@ from raysft.config.schema import Config
 from raysft.data.batch import parts_of
 from raysft.data.dataset import TokenDataset
 from raysft.data.template import Template
-from raysft.model.generate import BATCH_SIZE, answer, load
+from raysft.model.generate import BATCH_SIZE, answer
 from raysft.runs import events
 from raysft.runs.events import Emit
 
@@ -30,6 +30,10 @@ class Answered(NamedTuple):
     prompt: str
     reference: str
     answer: str
+
+
+# Of some questions, and the tokens of the longest reference among all of them.
+Answering = Callable[[list[Question], int], list[Answered]]
 
 
 def questions(heldout: TokenDataset, count: int) -> list[Question]:
@@ -61,9 +65,9 @@ def answered(
 
 
 def share_of_answers(
-    asked: list[Question], model_dir: Path, rank: int, world_size: int
+    asked: list[Question], answer_some: Answering, rank: int, world_size: int
 ) -> dict[int, Answered]:
-    """By its number each question that this rank answers, by the exported folder.
+    """By its number each question that this rank answers.
 
     Ranks take whole batches in turn, so that what is answered together does not depend on how many
     there are.
@@ -74,7 +78,7 @@ def share_of_answers(
     if not mine:
         return {}
     longest = max(len(question.answer_ids) for question in asked)
-    found = answered(*load(str(model_dir)), [asked[index] for index in mine], longest)
+    found = answer_some([asked[index] for index in mine], longest)
     return dict(zip(mine, found, strict=True))
 
 

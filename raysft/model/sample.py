@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from raysft.errors import UserError
 from raysft.model.generate import padded, positions_of
 
 Keys = NDArray[np.uint64]
+BLOCK = 256  # tokens of a vocabulary that are looked through together
 
 
 class Sampling(NamedTuple):
@@ -94,10 +96,11 @@ def write(
     for place in range(most):
         logs = (logits.float() / how.temperature).log_softmax(-1)
         drawn = torch.from_numpy(uniforms(flat[rows.cpu().numpy()], place)).to(device)
-        tokens = inverse(logs, drawn)
+        probabilities = logs.exp()
+        tokens = inverse(probabilities, drawn)
         ids[rows, place] = tokens
         numbers[0, rows, place] = logs.gather(1, tokens[:, None])[:, 0]
-        numbers[1, rows, place] = entropy(logs)
+        numbers[1, rows, place] = entropy(logs, probabilities)
         ends_here = torch.isin(tokens, last)
         lengths[rows[ends_here]] = place + 1
         ended[rows[ends_here]] = True
@@ -133,16 +136,30 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
     return logits
 
 
-def inverse(logs: Tensor, drawn: Tensor) -> Tensor:
-    """The token [B] at which the distribution function of each row [B, V] passes its number."""
-    total = logs.double().exp().cumsum(-1)
-    found = torch.searchsorted(total, drawn[:, None] * total[:, -1:], right=True)
-    return found[:, 0].clamp(max=logs.shape[1] - 1)
+def inverse(probabilities: Tensor, drawn: Tensor) -> Tensor:
+    """The token [B] at which the distribution function of each row [B, V] passes its number, which
+    is a share of the row's sum.
+
+    First the block of tokens is found and then the token in it: sums in fp64 over all of a large
+    vocabulary would take as long as the model does.
+    """
+    padded_rows = F.pad(probabilities, (0, -probabilities.shape[1] % BLOCK))
+    blocks = padded_rows.view(len(probabilities), -1, BLOCK)
+    sums = blocks.sum(-1).double()
+    total = sums.cumsum(-1)
+    wanted = drawn[:, None] * total[:, -1:]
+    block = torch.searchsorted(total, wanted, right=True).clamp(max=sums.shape[1] - 1)
+    before = total.gather(1, block) - sums.gather(1, block)
+    inside = blocks[torch.arange(len(blocks), device=block.device), block[:, 0]].double()
+    place = torch.searchsorted(inside.cumsum(-1), wanted - before, right=True)
+    # Where rounding takes it past the end: the last token that can be drawn, and not padding.
+    last = (inside > 0).int().cumsum(-1).argmax(-1, keepdim=True)
+    return (block * BLOCK + torch.minimum(place, last))[:, 0]
 
 
-def entropy(logs: Tensor) -> Tensor:
+def entropy(logs: Tensor, probabilities: Tensor) -> Tensor:
     """[B], nats. What cannot be drawn adds nothing."""
-    return -(logs.exp() * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(-1)
+    return -(probabilities * logs.clamp(min=torch.finfo(logs.dtype).min)).sum(-1)
 
 
 def words(template: Template, written: Written) -> Drawn:

@@ -149,11 +149,12 @@ class Profile:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the finished model says to a held-out record."""
+    """What the model says to a held-out record."""
 
     instruction: str
     reference: str
     answer: str
+    step: int | None = None  # after which; None of the finished model
 
 
 @dataclass(frozen=True)

@@ -2,25 +2,40 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from raysft.config.schema import Config
 from raysft.runs import rundir
-from raysft.runs.events import Emit, Event, Metrics, Started
+from raysft.runs.events import Emit, Event, Metrics, Sample, Started
 from raysft.runs.metrics import METRICS
 
 
 def loggers(config: Config, run_dir: Path) -> list[Emit]:
     """Those that the config asks for."""
-    chosen = [jsonl_logger(run_dir / rundir.METRICS)]
+    chosen = [jsonl_logger(run_dir / rundir.METRICS, metrics_line)]
+    if config.eval.generate_every_steps:
+        chosen.append(jsonl_logger(run_dir / rundir.SAMPLES, sample_line))
     if config.log.tensorboard:
         chosen.append(tensorboard_logger(run_dir / "tensorboard"))
     return chosen
 
 
-def jsonl_logger(path: Path) -> Emit:
-    """Appends the metrics of each log step and evaluation.
+def metrics_line(event: Event) -> dict[str, Any] | None:
+    """Of each log step and evaluation."""
+    return {"step": event.step, **event.values} if isinstance(event, Metrics) else None
+
+
+def sample_line(event: Event) -> dict[str, Any] | None:
+    """Of each answer that is given while the model is trained."""
+    if not isinstance(event, Sample) or event.step is None:
+        return None
+    return {"step": event.step, **vars(event)}
+
+
+def jsonl_logger(path: Path, line_of: Callable[[Event], dict[str, Any] | None]) -> Emit:
+    """Appends a line for each event that has one.
 
     Workers that start again, at the step of their checkpoint or at 0, repeat what came after it:
     those lines are dropped.
@@ -31,9 +46,9 @@ def jsonl_logger(path: Path) -> Emit:
             lines = path.read_text(errors="replace").splitlines() if path.exists() else []
             kept = [line for line in lines if event.step and step_of(line) <= event.step]
             path.write_text("".join(line + "\n" for line in kept))
-        elif isinstance(event, Metrics):
+        elif (line := line_of(event)) is not None:
             with path.open("a") as file:
-                file.write(json.dumps({"step": event.step, **event.values}) + "\n")
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     return write
 

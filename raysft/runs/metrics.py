@@ -96,6 +96,7 @@ METRICS = (
     ),
     Metric("peak_memory_gib", "most that a worker ever held", "GiB", "GiB", 7, ".2f", goes=2),
     Metric("time_left_s", "at this pace", "s", "left", 9, "duration", is_scalar=False, goes=3),
+    Metric("exact_match", "held-out answers equal to their reference", "of the answers"),
     Metric("eval_instruction_loss", "held-out loss of the prompts, never trained", "nats a token"),
     Metric("clipped_steps", "steps clipped since the last line", "steps"),
     Metric("skipped_steps", "updates skipped because fp16 overflowed", "steps"),

@@ -11,6 +11,7 @@ from raysft.errors import UserError
 
 SUMMARY = "summary.json"
 METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"  # answers to held-out records while it trained
 LOG = "job.log"  # what libraries print, and tracebacks
 MODEL = "model"
 REFERENCE = "reference.npz"  # of DPO: log-probabilities by the model it starts from

@@ -6,18 +6,38 @@ the engine, shows that what was exported is what was trained.
 
 import gc
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from raysft.data.dataset import TokenDataset
-from raysft.model.answers import ANSWERING, Answered, judged, questions, share_of_answers
+from raysft.model.answers import (
+    ANSWERING,
+    Answered,
+    Answering,
+    Question,
+    answered,
+    judged,
+    questions,
+    share_of_answers,
+)
+from raysft.model.generate import load
 from raysft.runs import events, rundir
 from raysft.train.mailbox import post
 from raysft.train.worker import WorkerJob
 
 NOTHING = {"exact_match": None, "exact_match_records": 0}
+
+
+def by_folder(folder: Path) -> Answering:
+    """Loaded by those alone who have something to answer."""
+
+    def answer_some(asked: list[Question], longest: int) -> list[Answered]:
+        return answered(*load(str(folder)), asked, longest)
+
+    return answer_some
 
 
 def answer_heldout(job: WorkerJob, heldout: TokenDataset, mailbox: Any) -> dict[str, Any]:
@@ -38,7 +58,7 @@ def answer_heldout(job: WorkerJob, heldout: TokenDataset, mailbox: Any) -> dict[
         torch.cuda.empty_cache()
     share: dict[int, Answered] | str
     try:
-        share = share_of_answers(asked, job.run_dir / rundir.MODEL, rank, world_size)
+        share = share_of_answers(asked, by_folder(job.run_dir / rundir.MODEL), rank, world_size)
     except Exception as error:
         share = f"{type(error).__name__}: {error}"
     shares: list[Any] = [None] * world_size

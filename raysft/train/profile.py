@@ -21,6 +21,7 @@ PHASES = (
     "communication",
     "optimizer",
     "evaluation",
+    "answering",
     "checkpoint",
     "other",
 )

@@ -28,6 +28,7 @@ from raysft.train.hardware_peak import measure_peak
 from raysft.train.mailbox import Request, Ticker, post
 from raysft.train.memory import keep_freed_memory
 from raysft.train.metrics import Progress, Window, due
+from raysft.train.midway import answer_midway
 from raysft.train.model_fault import told_of_the_model
 from raysft.train.objectives.objective import Objective, Reads
 from raysft.train.probe import exact_layout
@@ -132,6 +133,11 @@ def train_worker(
             if step < last and progress.is_over(config.eval.patience):
                 last = step
                 emit(events.Status(ENDS_EARLY.format(config.eval.patience, progress.best_step)))
+        if job.answers and step < last and due(step, config.eval.generate_every_steps, last=last):
+            tick(step, progress.tokens_seen, "answering")
+            with phase("answering"):
+                told = answer_midway(config, engine, job.tokenizer, heldout, step, emit)
+            found = {**found, **told}
         every = config.checkpoint.every_steps
         reached = due(step, every, last=last, together=objective.updates)
         saves = every > 0 and between and (asked != Request.GO_ON or reached)
@@ -145,7 +151,7 @@ def train_worker(
             window = Window(measures=objective.measures)
         if line or found:
             emit(events.Metrics(step, {**line, **found}))
-        if found and keeps_best and progress.is_best():
+        if "eval_loss" in found and keeps_best and progress.is_best():
             tick(step, progress.tokens_seen, "export")
             difference = export(engine, job.tokenizer, folder, reads.probe)
         if saves:

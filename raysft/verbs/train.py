@@ -93,7 +93,7 @@ def run_objective(
             observed.update(vars(event))
         if isinstance(event, events.Metrics) and "loss" in event.values:
             last.update(event.values)
-        if isinstance(event, events.Sample):
+        if isinstance(event, events.Sample) and event.step is None:
             samples.append(dict(vars(event)))
         emit(event)
 

@@ -48,7 +48,7 @@ def in_brief(words: list[str], folder: Path) -> list[str]:
     starting it again.
     """
     match words:
-        case ["train" | "reward" | "dpo" | "ppo" | "pairs", config, *_]:
+        case ["train" | "reward" | "dpo" | "ppo" | "pairs" | "align", config, *_]:
             again = "--resume" in words or config.startswith("runs/")
             extra = ["--dry-run"] if again else []
             typed = documented.overrides(words)
@@ -86,11 +86,28 @@ def here(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "records.jsonl").write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
     pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
     (folder / "pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    leave_a_chain(folder / "runs", tiny_model)
     for block in documented.blocks("toml"):
         if block.file_name:
             (folder / block.file_name).write_text(block.text)
     (folder / "questions.jsonl").write_text(json.dumps({"prompt": "Sort the words.\na b"}) + "\n")
     return folder
+
+
+def leave_a_chain(runs: Path, model: Path) -> None:
+    """As much of what `make demo-align` leaves as the presets of its parts look for."""
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    for name in ("careless", "aligned/sft", "aligned/pairs"):
+        (runs / name).mkdir(parents=True)
+    (runs / "careless/tokenizer").symlink_to(model)
+    record = {"instruction": "a", "input": "", "output": "b"}
+    (runs / "careless/careless.jsonl").write_text(json.dumps(record) + "\n")
+    (runs / "aligned/sft/model").symlink_to(model)
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b"}
+    (runs / "aligned/pairs/pairs.jsonl").write_text(json.dumps(pair) + "\n")
+    config = GPT2Config.from_pretrained(model, num_labels=1)
+    GPT2ForSequenceClassification(config).save_pretrained(runs / "aligned/reward")
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=shlex.join)

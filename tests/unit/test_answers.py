@@ -13,6 +13,7 @@ from raysft.model import answers
 from raysft.model.answers import Answered, Question, judged, share_of_answers
 from raysft.runs import events
 from raysft.runs.events import Event
+from raysft.train.answers import by_folder
 
 NUM_QUESTIONS = 9
 
@@ -47,10 +48,12 @@ def test_any_number_of_workers_answers_alike(
     folder: Path, world_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answers, "BATCH_SIZE", 2)
-    alone = share_of_answers(asked(), folder, 0, 1)
+    alone = share_of_answers(asked(), by_folder(folder), 0, 1)
     assert sorted(alone) == list(range(NUM_QUESTIONS))
     assert len({one.answer for one in alone.values()}) > 1  # or anything would be equal
-    shares = [share_of_answers(asked(), folder, rank, world_size) for rank in range(world_size)]
+    shares = [
+        share_of_answers(asked(), by_folder(folder), rank, world_size) for rank in range(world_size)
+    ]
     assert sum(map(len, shares)) == NUM_QUESTIONS
     assert {index: text for share in shares for index, text in share.items()} == alone
 

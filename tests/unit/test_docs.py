@@ -51,7 +51,7 @@ def test_commands_exist(words: list[str]) -> None:
 def test_commands_of_every_verb_are_shown() -> None:
     verbs = {words[0] for words in RAYSFT}
     assert {"train", "data", "export", "generate", "runs", "estimate", "bench", "tune"} <= verbs
-    assert {"pairs", "reward", "dpo", "ppo"} <= verbs
+    assert {"pairs", "reward", "dpo", "ppo", "align"} <= verbs
     assert {"doctor", "attach"} <= verbs
 
 
@@ -64,7 +64,8 @@ def test_configs_are_valid(block: Block) -> None:
         demo = merged(read_source("gpt2-tiny-cpu"), {"model": {"tokenizer": "./my-tokenizer"}})
         raw = merged(demo, raw)
     config = validate(raw, where=block.page.name)
-    VERBS["tune" if "tune" in raw else "train"].plan(config)
+    verb = next((name for name in ("tune", "align") if name in raw), "train")
+    VERBS[verb].plan(config)
 
 
 @pytest.mark.parametrize("page", documented.pages(), ids=lambda page: page.name)

@@ -10,7 +10,17 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from raysft.data.template import install_template
-from raysft.model.sample import Sampling, Written, draw, keys_of, uniforms, words, write
+from raysft.model.sample import (
+    BLOCK,
+    Sampling,
+    Written,
+    draw,
+    inverse,
+    keys_of,
+    uniforms,
+    words,
+    write,
+)
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 14], [5, 6]]
 SHAPE = {"num_hidden_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 50}
@@ -98,6 +108,27 @@ def test_frequencies_are_those_of_softmax(temperature: float) -> None:
             logits = model(torch.tensor([[5, 2, *lead]])).logits[0, -1]
         wanted = (logits / temperature).softmax(-1).numpy()
         assert np.abs(found - wanted).max() < 4 * 0.5 / len(following) ** 0.5
+
+
+@pytest.mark.parametrize("vocabulary", [5, BLOCK, 3 * BLOCK + 7])
+def test_the_inverse_of_a_distribution(vocabulary: int) -> None:
+    """Against numpy's in fp64; what cannot be drawn is not drawn, at either end of the row."""
+    source = torch.Generator().manual_seed(0)
+    weights = torch.rand(200, vocabulary, generator=source) ** 8
+    weights[:, 0] = weights[:, -1] = 0.0
+    weights[:, BLOCK - 1 : BLOCK + 1] = 0.0 if vocabulary > BLOCK else weights[:, :1]
+    weights[:100] = weights[:100].clamp(max=0.0)  # of these a single token alone can be drawn
+    weights[torch.arange(100), torch.randint(1, vocabulary - 1, (100,), generator=source)] = 1e-4
+    numbers = torch.rand(200, generator=source, dtype=torch.float64)
+    numbers[:8], numbers[100:104] = 1 - 2.0**-53, 0.0
+    found = inverse(weights, numbers)
+    assert (weights.gather(1, found[:, None]) > 0).all()
+    rows = weights.double().numpy()
+    for row, number, token in zip(rows, numbers.tolist(), found.tolist(), strict=True):
+        total = row.cumsum()
+        below = total[token - 1] if token else 0.0
+        slack = 1e-6 * total[-1]
+        assert below - slack <= number * total[-1] <= total[token] + slack
 
 
 def test_numbers_are_uniform_and_those_of_neighbours_are_unrelated() -> None:

@@ -39,7 +39,7 @@ def write_report(run_dir: Path, closing: Closing) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl that are whole."""
+    """The lines of metrics.jsonl, or of samples.jsonl, that are whole."""
     found = []
     for line in path.read_text(errors="replace").splitlines() if path.exists() else ():
         with suppress(ValueError, KeyError, TypeError):
@@ -61,6 +61,7 @@ def markdown(
         lines += ["## Outcome", "", *table(("", "first", "last"), rows)]
     if "data" in summary:
         lines += ["## Data", "", *data(summary["data"])]
+    lines += on_the_way(read_metrics(run_dir / rundir.SAMPLES))
     lines += samples(summary.get("samples", ()))
     lines += restarts(summary.get("restarts", ()))
     lines += phases(summary.get("phases_s", {}))
@@ -123,6 +124,23 @@ def samples(found: Sequence[Facts]) -> list[str]:
         for name in ("instruction", "reference", "answer"):
             lines += [f"{name}:", "", *indented(sample[name])]
     return lines
+
+
+def on_the_way(lines: Sequence[Facts]) -> list[str]:
+    """How the answers to each question changed: lines of samples.jsonl."""
+    if not lines:
+        return []
+    told = ["## Answers on the way", ""]
+    for instruction in dict.fromkeys(line["instruction"] for line in lines):
+        of_it = [line for line in lines if line["instruction"] == instruction]
+        told += ["instruction:", "", *indented(instruction)]
+        told += ["reference:", "", *indented(of_it[0]["reference"])]
+        before = None
+        for line in of_it:
+            if line["answer"] != before:
+                told += [f"after step {line['step']:,}:", "", *indented(line["answer"])]
+            before = line["answer"]
+    return told
 
 
 def restarts(found: Sequence[Facts]) -> list[str]:
