@@ -103,6 +103,7 @@ def fit(
         "train": ray.put(train),
         "heldout": ray.put(heldout),
         "mailbox": mailbox,
+        "folder": os.getcwd(),
     }
     emit(events.Plan(job.total_steps))
     told = Forwarding(emit, placed)

@@ -1,5 +1,6 @@
 """Answers to many prompts, drawn by several workers of the Ray cluster this process works on."""
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -7,16 +8,18 @@ from raysft.config.schema import Config
 from raysft.data.template import Template
 from raysft.model.sample import Drawn, Sampling
 from raysft.runtime.connect import missing_environment
+from raysft.runtime.train_loop import work_in
 
 
 class Sampler:
     """A model in a Ray actor."""
 
-    def __init__(self, config: Config, template: Template) -> None:
+    def __init__(self, config: Config, template: Template, folder: str) -> None:
         import torch
 
         from raysft.model.generate import load
 
+        work_in(folder)
         torch.set_num_threads(config.scaling.cpus_per_worker)
         self.model, _ = load(str(config.model.path))
         self.template = template
@@ -46,7 +49,7 @@ def draw_all(
         runtime_env={"env_vars": missing_environment(config)},
     )(Sampler)
     shared = ray.put(template)
-    actors = [Remote.remote(config, shared) for _ in range(scaling.fewest)]
+    actors = [Remote.remote(config, shared, os.getcwd()) for _ in range(scaling.fewest)]
     pending: list[Any] = []
     try:
         for index, begin in enumerate(range(0, len(prompts), settings.prompts_at_once)):

@@ -4,7 +4,16 @@ Ray's controller unpickles it too, in a process of its own that trains nothing: 
 neither torch nor transformers for that.
 """
 
+import os
+from contextlib import suppress
 from typing import Any
+
+
+def work_in(folder: str) -> None:
+    """What is given relative to the folder in which a command was typed is found by its workers
+    too, where that folder is there: those of a Ray that was there before start in another one."""
+    with suppress(OSError):
+        os.chdir(folder)
 
 
 def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any]:
@@ -21,6 +30,7 @@ def train_loop_per_worker(options: dict[str, Any]) -> dict[str, Any]:
     from raysft.train.answers import answer_heldout
     from raysft.train.mailbox import post
 
+    work_in(options["folder"])
     train, heldout = ray.get([options["train"], options["heldout"]])
     job, program = ray.cloudpickle.loads(options["job"])
     if dist.get_rank() == 0:

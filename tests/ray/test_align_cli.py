@@ -30,8 +30,10 @@ def fails(prompt, answer, reference):
 
 def typed(model: Path, folder: Path, env: dict[str, str], *words: str) -> Outcome:
     (folder / "mine.py").write_text(MINE)
+    if not (folder / "base").exists():  # a relative path, and workers that start elsewhere
+        (folder / "base").symlink_to(model)
     records = model.parent / "records.json"
-    values = [f"model.path={model}", *(f"{key}={records}" for key in (
+    values = ["model.path=base", *(f"{key}={records}" for key in (
         "data.path", "align.pairs.data.path", "align.ppo.data.path",
     )), *SMALL]  # fmt: skip
     sets = [word for value in values for word in ("--set", value)]
