@@ -20,6 +20,9 @@ from raysft.model.generate import padded, positions_of
 
 Keys = NDArray[np.uint64]
 BLOCK = 256  # tokens of a vocabulary that are looked through together
+# Rows that have ended are written on, unread, until so few are left: leaving them out copies the
+# keys and values of all others.
+STILL_GOING = 0.9
 
 
 class Sampling(NamedTuple):
@@ -63,6 +66,32 @@ def mixed(z: Keys) -> Keys:
     return z ^ (z >> np.uint64(31))
 
 
+class Page:
+    """N answers of at most T tokens as they are written, place by place."""
+
+    def __init__(self, count: int, most: int, device: torch.device) -> None:
+        self.ids = torch.zeros(count, most, dtype=torch.int64, device=device)
+        self.numbers = torch.zeros(2, count, most, device=device)  # logs, entropies
+        self.lengths = torch.full((count,), most, device=device)
+        self.ended = torch.zeros(count, dtype=torch.bool, device=device)
+
+    def write(self, rows: Tensor, place: int, written: "Place", ends: Tensor) -> None:
+        """rows: of the answers. What is written behind an end token is not read."""
+        self.ids[rows, place] = written.tokens
+        self.numbers[0, rows, place] = written.logs
+        self.numbers[1, rows, place] = written.entropies
+        end = rows[torch.isin(written.tokens, ends) & ~self.ended[rows]]
+        self.lengths[end], self.ended[end] = place + 1, True
+
+    def answers(self) -> list[Written]:
+        ids, (logs, entropies) = self.ids.cpu().numpy(), self.numbers.cpu().numpy()
+        rows = zip(self.lengths.tolist(), self.ended.tolist(), strict=True)
+        return [
+            Written(ids[i, :n], ended, logs[i, :n], entropies[i, :n])
+            for i, (n, ended) in enumerate(rows)
+        ]
+
+
 @torch.no_grad()
 def write(
     model: Any, prompts: Sequence[list[int]], keys: Keys, how: Sampling, ends: Sequence[int]
@@ -73,51 +102,34 @@ def write(
     A prompt is read once, with all others, and its keys and values serve all of its answers; rows
     that have ended are left out of what follows. Raises UserError of a model without a cache.
     """
-    from transformers import DynamicCache
+    from raysft.model.roomy_cache import roomy_cache  # transformers takes seconds to import
 
     inputs = padded(model, prompts)
     longest = inputs["input_ids"].shape[1]
     most = max(1, min(how.max_new_tokens, positions_of(model) - longest))
-    cache = DynamicCache(config=model.config)
+    cache = roomy_cache(model.config)
     logits = next_logits(model, inputs["input_ids"], inputs["attention_mask"], cache)
     if cache.get_seq_length() != longest:
         raise UserError(f"{type(model).__name__} keeps no keys and values to go on writing from")
     cache.batch_repeat_interleave(how.samples)
     logits = logits.repeat_interleave(how.samples, 0)
     mask = inputs["attention_mask"].repeat_interleave(how.samples, 0)
-    flat = keys.ravel()
-    count, device = len(flat), logits.device
-    ids = torch.zeros(count, most, dtype=torch.int64, device=device)
-    numbers = torch.zeros(2, count, most, device=device)  # logs, entropies
-    lengths = torch.full((count,), most, device=device)
-    ended = torch.zeros(count, dtype=torch.bool, device=device)
-    last = torch.tensor(list(ends), device=device)
-    rows = torch.arange(count, device=device)  # those still written
+    flat, device, last = keys.ravel(), logits.device, torch.tensor(list(ends)).to(logits.device)
+    page, rows = Page(len(flat), most, device), torch.arange(len(flat), device=device)
     for place in range(most):
-        logs = (logits.float() / how.temperature).log_softmax(-1)
-        drawn = torch.from_numpy(uniforms(flat[rows.cpu().numpy()], place)).to(device)
-        probabilities = logs.exp()
-        tokens = inverse(probabilities, drawn)
-        ids[rows, place] = tokens
-        numbers[0, rows, place] = logs.gather(1, tokens[:, None])[:, 0]
-        numbers[1, rows, place] = entropy(logs, probabilities)
-        ends_here = torch.isin(tokens, last)
-        lengths[rows[ends_here]] = place + 1
-        ended[rows[ends_here]] = True
-        going = (~ends_here).nonzero()[:, 0]
+        numbers = uniforms(flat[rows.cpu().numpy()], place)
+        written = drawn_at(logits / how.temperature, torch.from_numpy(numbers).to(device))
+        page.write(rows, place, written, last)
+        going, tokens = (~page.ended[rows]).nonzero()[:, 0], written.tokens
         if place + 1 == most or not len(going):
             break
-        if len(going) < len(rows):
+        if len(going) <= STILL_GOING * len(rows):
             rows, tokens, mask = rows[going], tokens[going], mask[going]
             cache.batch_select_indices(going)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
         logits = next_logits(model, tokens[:, None], mask, cache)
-    table = ids.cpu().numpy(), *numbers.cpu().numpy()
-    answers = [
-        Written(table[0][i, :n], bool(end), table[1][i, :n], table[2][i, :n])
-        for i, (n, end) in enumerate(zip(lengths.tolist(), ended.tolist(), strict=True))
-    ]
-    return [answers[begin : begin + how.samples] for begin in range(0, count, how.samples)]
+    answers = page.answers()
+    return [answers[i : i + how.samples] for i in range(0, len(answers), how.samples)]
 
 
 def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
@@ -134,6 +146,22 @@ def next_logits(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Tensor:
         inputs["logits_to_keep"] = 1
     logits: Tensor = model(input_ids=ids, **inputs).logits[:, -1]
     return logits
+
+
+class Place(NamedTuple):
+    """One token of each of B answers."""
+
+    tokens: Tensor  # int64 [B]
+    logs: Tensor  # fp32 [B], their log P, nats
+    entropies: Tensor  # fp32 [B], of the distributions that they were drawn from, nats
+
+
+def drawn_at(logits: Tensor, numbers: Tensor) -> Place:
+    """logits: [B, V], at the temperature. numbers: fp64 [B] in [0, 1), which decide."""
+    logs = logits.float().log_softmax(-1)
+    probabilities = logs.exp()
+    tokens = inverse(probabilities, numbers)
+    return Place(tokens, logs.gather(1, tokens[:, None])[:, 0], entropy(logs, probabilities))
 
 
 def inverse(probabilities: Tensor, drawn: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_the_chain_goes_on_after_a_stage_that_failed(
     failed = typed(tiny_model, tmp_path, running_ray, "--set", "align.ppo.ppo.reward=mine.py:fails")
     chain = tmp_path / "runs/chain"
     assert failed.code == 1, failed.stderr  # 2 would say that nothing was done
-    assert failed.stderr.count("ppo: ") == 1
+    assert failed.stderr.count("error: ppo: ") == 1
     assert "mine.py:fails fails with ZeroDivisionError" in " ".join(failed.stderr.split())
     assert [rundir.status(chain / name) for name in ("sft", "pairs", "reward")] == ["done"] * 3
     before = {
