@@ -1,6 +1,6 @@
 """What a study ran on, in the words of its report."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 VERSIONS = ("raysft", "torch", "ray", "deepspeed", "transformers")
@@ -15,6 +15,14 @@ def machine_facts(observed: Mapping[str, Any] | None, *, gpu: bool) -> list[tupl
         ("hardware", hardware(observed, gpu=gpu)),
         ("versions", ", ".join(f"{name} {versions[name]}" for name in VERSIONS)),
     ]
+
+
+def machine_of(
+    config: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """The same, as the first of the cases of a study told it. config: that results hold."""
+    gpu = bool(config["scaling"]["gpus_per_worker"])
+    return machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
 
 
 def layout(config: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from raysft.runs import rundir
 from raysft.studies.data_size.figure import draw
 from raysft.studies.data_size.rows import MATCHED, Row, done, power_of, rows_of
-from raysft.studies.hardware import layout, machine_facts
+from raysft.studies.hardware import layout, machine_of
 from raysft.studies.statistics import plus_minus
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
@@ -123,8 +123,7 @@ def markdown(results: Results) -> str:
 
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
-    gpu = bool(config["scaling"]["gpus_per_worker"])
-    rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
+    rows = machine_of(config, cases)
     run = (
         f"{config['bench']['seeds']} subsets of each size, {layout(config)}, "
         f"{config['engine']['precision']}, batches of "

@@ -16,7 +16,7 @@ from raysft.studies.grad_variance.rows import (
     moments_when,
     rows_of,
 )
-from raysft.studies.hardware import layout, machine_facts
+from raysft.studies.hardware import layout, machine_of
 from raysft.studies.statistics import Interval
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
@@ -178,8 +178,7 @@ def markdown(results: Results) -> str:
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
     bench, scaling, engine = config["bench"], config["scaling"], config["engine"]
-    gpu = bool(scaling["gpus_per_worker"])
-    rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
+    rows = machine_of(config, cases)
     size = bench["shard_size"] or scaling["workers"]
     steps = [measured["step"] for measured in cases[0]["measured"]] if cases else []
     return [

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from raysft.runs import rundir
-from raysft.studies.hardware import layout, machine_facts
+from raysft.studies.hardware import layout, machine_of
 from raysft.studies.masking.figure import draw
 from raysft.studies.masking.rows import (
     copied_beyond_chance,
@@ -131,8 +131,7 @@ def markdown(results: Results) -> str:
 
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
-    gpu = bool(config["scaling"]["gpus_per_worker"])
-    rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
+    rows = machine_of(config, cases)
     rows.append(
         (
             "runs",

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from raysft.runs import rundir
-from raysft.studies.hardware import layout, machine_facts
+from raysft.studies.hardware import layout, machine_of
 from raysft.studies.over_optimization.curves import PARTS, Row, done, parts_of, rows_of
 from raysft.studies.over_optimization.figure import draw
 from raysft.studies.statistics import judged, plus_minus
@@ -96,8 +96,8 @@ def markdown(results: Results) -> str:
 
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
-    ppo, gpu = config["ppo"], bool(config["scaling"]["gpus_per_worker"])
-    rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
+    ppo = config["ppo"]
+    rows = machine_of(config, cases)
     runs = f"{config['bench']['seeds']} seeds of each beta, {layout(config)}"
     rows.append(("runs", f"{runs}, {config['engine']['precision']}"))
     rows.append(("rewards", f"{ppo['reward']} is trained, {ppo['checker']} is watched"))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from rich.console import RenderableType
 
 from raysft.runs import rundir
-from raysft.studies.hardware import layout, machine_facts
+from raysft.studies.hardware import layout, machine_of
 from raysft.studies.stability.curves import SPIKE, WINDOW
 from raysft.studies.stability.figure import draw
 from raysft.studies.stability.rows import Row, rows_of
@@ -155,8 +155,7 @@ MEANINGS = (
 
 def facts(results: Results) -> list[tuple[str, str]]:
     config, cases = results["config"], done(results)
-    gpu = bool(config["scaling"]["gpus_per_worker"])
-    rows = machine_facts(cases[0]["observed"] if cases else None, gpu=gpu)
+    rows = machine_of(config, cases)
     run = (
         f"{len(cases)} ladders of rates, {sum(len(case['runs']) for case in cases)} runs in all, "
         f"{config['bench']['seeds']} seeds; {layout(config)}, weight decay "
