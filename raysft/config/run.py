@@ -1,7 +1,7 @@
 """[run], [checkpoint], [eval], [log]: how long a run is, what it keeps, and what it reports."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, model_validator
 
@@ -83,9 +83,10 @@ class Checkpoint(Section):
     that loses its workers then starts over."""
     keep: Annotated[Count, Unit("checkpoints")] = 2
     """How many of the newest checkpoints stay on disk."""
-    keep_best: bool = False
-    """`model/` is that of the evaluation with the lowest held-out loss, and not the last one: it is
-    written whenever there is a better one."""
+    keep_best: bool | Literal["exact_match"] = False
+    """`model/` is that of the evaluation with the lowest held-out loss, or of the look (see
+    `eval.generate_every_steps`) with the highest exact match, and not the last one: it is written
+    whenever there is a better one."""
 
 
 class Eval(Section):

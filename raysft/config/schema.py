@@ -40,6 +40,15 @@ class Config(Section):
     tune: Tune = Tune()
     bench: Bench = Bench()
 
+    def check_looks(self, *, holds_out: bool) -> None:
+        """Raises ValueError where no answers along the run tell which model is the best."""
+        if not (holds_out and self.eval.generate_every_steps and self.eval.exact_match_records):
+            raise ValueError(
+                'checkpoint.keep_best = "exact_match" goes by answers along the run: set '
+                "eval.generate_every_steps and eval.exact_match_records, and data.eval_fraction "
+                "or data.eval_path"
+            )
+
     @property
     def grad_accum_steps(self) -> int:
         """Forward passes of one worker in one optimizer step; of packs, the most there can be."""
@@ -101,7 +110,9 @@ class Config(Section):
         for key in ("checkpoint.keep_best", "eval.patience"):
             section, _, name = key.partition(".")
             asked = getattr(getattr(self, section), name)
-            if asked and not (holds_out and self.eval.every_steps):
+            if asked == "exact_match":
+                self.check_looks(holds_out=holds_out)
+            elif asked and not (holds_out and self.eval.every_steps):
                 raise ValueError(
                     f"{key} goes by the held-out loss along the run: set eval.every_steps, and "
                     "data.eval_fraction or data.eval_path"

@@ -44,6 +44,8 @@ class Progress:
     best_eval_loss: float | None = None  # of the evaluations after a step
     best_step: int | None = None
     evaluations_since_best: int = 0
+    best_exact_match: float | None = None
+    best_exact_match_step: int | None = None
     # What else the objective reports of the held-out records, before the first step and now.
     measures_first: dict[str, float | None] = field(default_factory=dict)
     measures_last: dict[str, float | None] = field(default_factory=dict)
@@ -75,9 +77,15 @@ class Progress:
         else:
             self.evaluations_since_best += 1
 
-    def is_best(self) -> bool:
-        """Now, right after an evaluation."""
-        return self.best_step == self.step
+    def record_exact_match(self, share: float) -> None:
+        if self.best_exact_match is None or share > self.best_exact_match:
+            self.best_exact_match, self.best_exact_match_step = share, self.step
+
+    def model_step(self, keeps: bool | str) -> int | None:
+        """That of the best model so far, by `checkpoint.keep_best`; None where there is none."""
+        if keeps == "exact_match":
+            return self.best_exact_match_step
+        return self.best_step if keeps else None
 
     def is_over(self, patience: int | None) -> bool:
         return patience is not None and self.evaluations_since_best >= patience

@@ -16,7 +16,7 @@ from raysft.train.twin import plain_copy
 
 def answer_midway(
     config: Config, engine: Any, tokenizer: Any, heldout: TokenDataset, step: int, emit: Emit
-) -> dict[str, float | None]:
+) -> dict[str, float]:
     """`exact_match` on held-out records, as the finished model will be asked; some answers are told
     as samples of this step. Every rank must call it, and holds the whole model for as long."""
     from transformers import GenerationConfig

@@ -95,7 +95,7 @@ def train_worker(
 
     watched = objective.watches(engine)
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
-    keeps_best, folder = job.exports and config.checkpoint.keep_best, job.run_dir / rundir.MODEL
+    keeps, folder = job.exports and config.checkpoint.keep_best, job.run_dir / rundir.MODEL
     difference: float | None = None  # of the model that was written, from the engine's
     request = RequestFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
@@ -133,10 +133,13 @@ def train_worker(
             if step < last and progress.is_over(config.eval.patience):
                 last = step
                 emit(events.Status(ENDS_EARLY.format(config.eval.patience, progress.best_step)))
-        if job.answers and step < last and due(step, config.eval.generate_every_steps, last=last):
+        looks = step < last or keeps == "exact_match"  # at the end the exported model is asked
+        if job.answers and looks and due(step, config.eval.generate_every_steps, last=last):
             tick(step, progress.tokens_seen, "answering")
             with phase("answering"):
                 told = answer_midway(config, engine, job.tokenizer, heldout, step, emit)
+            for share in told.values():
+                progress.record_exact_match(share)
             found = {**found, **told}
         every = config.checkpoint.every_steps
         reached = due(step, every, last=last, together=objective.updates)
@@ -151,7 +154,7 @@ def train_worker(
             window = Window(measures=objective.measures)
         if line or found:
             emit(events.Metrics(step, {**line, **found}))
-        if "eval_loss" in found and keeps_best and progress.is_best():
+        if found and step == progress.model_step(keeps):
             tick(step, progress.tokens_seen, "export")
             difference = export(engine, job.tokenizer, folder, reads.probe)
         if saves:
@@ -171,11 +174,11 @@ def train_worker(
     totals = progress.totals() | clock.summary() | saver.summary()
     totals["ended_early"] = progress.step < job.total_steps
     if job.exports:
-        if not keeps_best or progress.best_step is None:
+        if progress.model_step(keeps) is None:
             tick(progress.step, progress.tokens_seen, "export")
             difference = export(engine, job.tokenizer, folder, reads.probe)
         totals["export_logit_difference"] = difference
-        totals |= {"model_step": progress.best_step} if keeps_best else {}
+        totals |= {"model_step": progress.model_step(keeps)} if keeps else {}
     tick(progress.step, progress.tokens_seen, "measuring the peak")
     totals |= utilisation(config, engine, clock)
     tick(progress.step, progress.tokens_seen, "ending the workers")

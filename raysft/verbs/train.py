@@ -176,6 +176,8 @@ def done(summary: Summary) -> str:
     model, kept = f"model in {summary['model_dir']}", summary.get("model_step")
     if kept not in (None, summary["steps"]):
         best = f"held-out loss {summary['best_eval_loss']:.4f}"
+        if summary["config"]["checkpoint"]["keep_best"] == "exact_match":
+            best = f"exact match {summary['best_exact_match']:.3f}"
         model = f"model of step {kept}, {best}, in {summary['model_dir']}"
     return f"done: {summary['steps']} steps{early(summary)}{heldout}; {model}"
 

@@ -34,20 +34,26 @@ def test_answers_on_the_way(
         assert ran.code == 0, ran.stderr
         return ran
 
-    whole = typed("whole", "run.max_steps=12", "eval.generate_every_steps=4")
+    whole = typed(
+        "whole", "run.max_steps=12", "eval.generate_every_steps=4",
+        "checkpoint.keep_best=exact_match",
+    )  # fmt: skip
     part = typed("part", "run.max_steps=8")
     folder = tmp_path / "runs/whole"
     told = [json.loads(line) for line in (folder / rundir.SAMPLES).read_text().splitlines()]
-    assert [line["step"] for line in told] == [4] * 3 + [8] * 3  # at the end the folder is asked
+    assert [line["step"] for line in told] == [4] * 3 + [8] * 3 + [12] * 3
     names = ("instruction", "reference", "answer")
     midway = [{name: line[name] for name in names} for line in told if line["step"] == 8]
     assert midway == [{name: one[name] for name in names} for one in part.summary["samples"]]
     assert len({line["answer"] for line in told}) > 1
     lines = [json.loads(line) for line in (folder / rundir.METRICS).read_text().splitlines()]
     exact = {line["step"]: line["exact_match"] for line in lines if "exact_match" in line}
-    assert exact.keys() == {4, 8}
+    assert exact.keys() == {4, 8, 12}
     assert exact[8] == part.summary["exact_match"]
-    assert whole.stderr.count("exact match") == 3
+    best = max(exact, key=lambda step: exact[step])  # the first of several
+    assert whole.summary["model_step"] == best
+    assert whole.summary["best_exact_match"] == exact[best] == whole.summary["exact_match"]
+    assert whole.stderr.count("of the held-out answers after step") == 3
     assert len(whole.summary["samples"]) == 3
     report = (folder / rundir.REPORT).read_text()
     assert "## Answers on the way" in report

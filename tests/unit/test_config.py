@@ -244,3 +244,13 @@ def test_both_spellings_at_once_are_refused() -> None:
 def test_a_best_model_needs_evaluations(asked: str, missing: str) -> None:
     message = error_of(asked, missing)
     assert f"{asked.partition('=')[0]} goes by the held-out loss along the run" in message
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["eval.generate_every_steps=0", "eval.exact_match_records=0", "data.eval_fraction=0"],
+)
+def test_the_best_by_exact_match_needs_answers(missing: str) -> None:
+    asked = ("checkpoint.keep_best=exact_match", "eval.generate_every_steps=5")
+    assert "goes by answers along the run: set eval.gen" in error_of(*asked, missing)
+    load_config("gpt2-tiny-cpu", asked)
