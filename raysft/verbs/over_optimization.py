@@ -42,5 +42,6 @@ OVER_OPTIMIZATION = replace(
         measure,
         draws=True,
     ),
+    example="raysft bench over-optimization bench-over-optimization --name far",
     check=ppo.check,
 )

@@ -19,7 +19,8 @@ def admit(verb: Verb, run_dir: Path, config: "Config", *, resume: bool) -> list[
     if resume:
         assert verb.check_resume is not None  # no other verb has the option
         return verb.check_resume(run_dir, config)
-    if any((run_dir / started).exists() for started in rundir.STARTED):
+    started = any((run_dir / file).exists() for file in rundir.STARTED)
+    if started or verb.has_left(run_dir):
         if verb.check_resume and verb.has_left(run_dir):
             advice = ": choose another --name, go on with it by --resume, or remove it"
         elif verb.check_resume:

@@ -15,6 +15,7 @@ from raysft.cli.last_words import next_steps, quoted
 from raysft.config.load import load_config
 from raysft.runs import events, rundir
 from raysft.runs.lock import held, ignore
+from raysft.runs.loggers import loggers
 from raysft.runs.phases import Phases, begun_by
 from raysft.studies.figures import loss_axis, new_figure, step_axis
 from raysft.studies.training.figure import draw
@@ -277,7 +278,7 @@ def test_progress_is_in_no_file(tmp_path: Path) -> None:
     """Neither metrics.jsonl nor, but for one in ten seconds, a log that keeps standard output."""
     config = load_config("gpt2-tiny-cpu", ["log.tensorboard=false"])
     with (tmp_path / "log").open("w") as stream:
-        emit = job.fan_out(config, tmp_path, stream)
+        emit = job.fan_out(loggers(config, tmp_path), stream)
         for step in range(1, 40):
             emit(events.Progress(step, step, 1.0, "training"))
         emit(events.Metrics(40, {"loss": 1.0}))

@@ -15,7 +15,7 @@ from raysft.errors import UserError
 from raysft.estimate.families import gpt2_dims
 from raysft.runs import rundir, snapshot
 from raysft.runs.events import Checkpoint, Metrics, Started
-from raysft.runs.loggers import jsonl_logger
+from raysft.runs.loggers import jsonl_logger, metrics_line
 from raysft.runtime.fit import total_steps
 from raysft.runtime.resources import require_resources
 from raysft.studies.results import header
@@ -82,7 +82,7 @@ def test_resources() -> None:
 
 def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write = jsonl_logger(path)
+    write = jsonl_logger(path, metrics_line)
     for step in range(5):
         write(Metrics(step, {"loss": 1.0}))
     path.write_text(path.read_text() + '{"step": 5, "lo')
@@ -97,7 +97,7 @@ def test_resumed_metrics_drop_what_will_be_repeated(tmp_path: Path) -> None:
 
 def test_workers_that_start_over_drop_all_metrics(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    write = jsonl_logger(path)
+    write = jsonl_logger(path, metrics_line)
     write(Started(0))
     write(Metrics(0, {"eval_loss": 1.0}))
     write(Started(0))
@@ -238,5 +238,5 @@ def test_a_running_summary_without_a_process_is_of_a_run_that_died(tmp_path: Pat
 def test_broken_lines_of_the_metrics_are_dropped_at_a_resumption(tmp_path: Path) -> None:
     path = tmp_path / rundir.METRICS
     path.write_bytes(b'{"step": 1}\n[]\n{}\n\xff\n{"step": "x"}\n{"step": 2}\n{"st')
-    jsonl_logger(path)(Started(2))
+    jsonl_logger(path, metrics_line)(Started(2))
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n'

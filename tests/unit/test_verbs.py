@@ -31,6 +31,7 @@ PRESETS = {
     "bench masking": "bench-masking",
     "bench data-size": "bench-data-size",
     "bench stability": "bench-stability",
+    "bench over-optimization": "bench-over-optimization",
 }
 COMMITTED = {
     "tune": Path("benchmarks/tune/asha/results.json"),
@@ -122,7 +123,9 @@ def test_it_is_admitted_to_an_empty_folder_only(verb: Verb, tmp_path: Path) -> N
 
 
 def leave_something(run_dir: Path) -> None:
-    """As much of a checkpoint and of a search's results as is looked for."""
+    """As much of a checkpoint, of a search's results and of a chain's stage as is looked for."""
+    (run_dir / "sft").mkdir()
+    rundir.write_json(run_dir / "sft" / rundir.SUMMARY, {"status": "done"})
     (run_dir / rundir.CHECKPOINTS).mkdir()
     results = [{"checkpoint_dir_name": "checkpoint_1", "metrics": {"step": 1}}]
     rundir.write_json(run_dir / rundir.CHECKPOINTS / snapshot.FILE, {snapshot.RESULTS: results})
