@@ -11,6 +11,7 @@ from raysft.config.schema import Config
 from raysft.errors import RunError, UserError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
+from raysft.runtime.train_loop import work_in
 from raysft.runtime.trainer import Placement
 from raysft.studies.point_runs import Inputs, Placed
 from raysft.studies.results import finished, header, write
@@ -113,7 +114,9 @@ def run_batches(
     folder = run_dir.resolve() / FOLDER
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(run_batch, batches=batches, measure=measure, folder=folder),
+            tune.with_parameters(
+                run_batch, batches=batches, measure=measure, folder=folder, typed_in=os.getcwd()
+            ),
             tune.PlacementGroupFactory([{"memory": 1}]),  # the workers have resources of their own
         ),
         param_space={"number": tune.grid_search(list(range(len(batches))))},
@@ -137,10 +140,12 @@ def run_batch(
     batches: Sequence[Sequence[Point]],
     measure: Callable[[Sequence[Point], Path, Placed, Tell], None],
     folder: Path,
+    typed_in: str,
 ) -> None:
     """The function that Ray Tune calls. It reports where the workers are, and the results."""
     from ray import tune
 
+    work_in(typed_in)  # Ray Tune starts it in a folder of its own
     number = space["number"]
     left, own = list(batches[number]), folder / f"{number:03}"
 

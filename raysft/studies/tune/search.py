@@ -47,7 +47,7 @@ def run(
     search, space = searcher(study.config, before)
     tuner = tune.Tuner(
         tune.with_resources(
-            tune.with_parameters(run_trial, study=study),
+            tune.with_parameters(run_trial, study=study, typed_in=os.getcwd()),
             # A trial's workers have resources of their own. Its own process must ask for
             # something, and takes nothing that a worker could want.
             tune.PlacementGroupFactory([{"memory": 1}]),

@@ -13,6 +13,7 @@ from raysft.errors import NotFinite, RunError, UserError
 from raysft.runs import events, rundir, snapshot
 from raysft.runs.events import Event
 from raysft.runs.loggers import loggers
+from raysft.runtime.train_loop import work_in
 from raysft.studies.divergence import has_diverged
 from raysft.studies.tune.settings import trial_config
 from raysft.studies.tune.trials import Trial, folder_of
@@ -34,13 +35,15 @@ class SearchInputs:
     replays: dict[int, list[dict[str, Any]]]  # of trials that ended before
 
 
-def run_trial(point: dict[str, Any], study: SearchInputs) -> None:
+def run_trial(point: dict[str, Any], study: SearchInputs, typed_in: str) -> None:
     """Train with the settings of `point["sample"]` and report: the function that Ray Tune calls.
 
-    Every metrics event is a report; the last one says how the trial ended.
+    Every metrics event is a report; the last one says how the trial ended. typed_in: the folder in
+    which the search was.
     """
     from ray import tune
 
+    work_in(typed_in)  # Ray Tune starts it in a folder of its own
     number, settings = point["sample"]["number"], point["sample"]["settings"]
     if number in study.replays:
         for report in study.replays[number]:
