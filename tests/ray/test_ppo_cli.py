@@ -83,3 +83,33 @@ def test_a_reward_that_fails_is_one_message(
     assert early.code == 2
     assert "mine.py has no function 'other'" in early.stderr
     assert not (tmp_path / "runs/none").exists()
+
+
+def test_how_far_a_reward_can_be_followed(
+    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
+    """Two betas; of a model that is named relative to where the study is typed."""
+    (tmp_path / "base").symlink_to(tiny_model)
+    (tmp_path / "mine.py").write_text(VOWELS)
+    values = (
+        f"data.path={tiny_model.parent / 'records.json'}", *SMALL, "model.path=base",
+        "ppo.reward=mine.py:vowels", "bench.betas=[0.0, 0.5]", "bench.seeds=1",
+        "ppo.advantage=group",
+    )  # fmt: skip
+    words = [word for value in values for word in ("--set", value)]
+    ran = run_raysft(
+        "bench", "over-optimization", "bench-over-optimization", "--name", "far", *words, "--json",
+        cwd=tmp_path, timeout=600, **running_ray,
+    )  # fmt: skip
+    assert ran.code == 0, ran.stderr
+    assert ran.summary["cases"] == {"done": 2, "failed": 0}
+    results = json.loads((tmp_path / "runs/far" / rundir.RESULTS).read_text())
+    assert [case["beta"] for case in results["cases"]] == [0.0, 0.5]
+    for case in results["cases"]:
+        assert len(case["drawn"]) == 4
+        assert {"reward", "checked", "kl_to_reference"} <= case["drawn"][0].keys()
+    first, second = (case["drawn"] for case in results["cases"])
+    assert first[0]["reward"] == second[0]["reward"]  # the same answers, before any step
+    assert first[-1]["reward"] != second[-1]["reward"]
+    assert "one seed, so not judged" in ran.summary["verdict"]
+    assert (tmp_path / "runs/far/over-optimization.png").exists()
