@@ -79,7 +79,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
 
 
 def done(summary: Summary) -> str:
-    return f"done: {summary.get('num_pairs')} pairs in {summary.get('pairs')}"
+    return f"done: {summary.get('num_pairs', 0):,} pairs in {summary.get('pairs')}"
 
 
 def interrupted(summary: Summary) -> str:
