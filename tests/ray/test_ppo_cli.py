@@ -111,5 +111,5 @@ def test_how_far_a_reward_can_be_followed(
     first, second = (case["drawn"] for case in results["cases"])
     assert first[0]["reward"] == second[0]["reward"]  # the same answers, before any step
     assert first[-1]["reward"] != second[-1]["reward"]
-    assert "one seed, so not judged" in ran.summary["verdict"]
+    assert "not judged by one seed" in ran.summary["verdict"]
     assert (tmp_path / "runs/far/over-optimization.png").exists()

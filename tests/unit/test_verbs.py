@@ -39,6 +39,7 @@ COMMITTED = {
     "bench grad-variance": Path("benchmarks/grad-variance/preset/results.json"),
     "bench masking": Path("benchmarks/masking/preset/results.json"),
     "bench stability": Path("benchmarks/stability/eight-rates/results.json"),
+    "bench over-optimization": Path("benchmarks/over-optimization/preset/results.json"),
 }
 # Of the others, of short runs.
 RESULTS = COMMITTED | {

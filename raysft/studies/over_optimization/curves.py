@@ -9,7 +9,7 @@ from raysft.studies.statistics import Interval, interval
 from raysft.studies.study import Results
 
 Case = Mapping[str, Any]
-PARTS = 5  # of a run, each as long as the others: single iterations are noise
+PARTS = 20  # of a run, each as long as the others: single iterations are noise
 
 
 class Part(NamedTuple):
@@ -90,6 +90,34 @@ def row_of(results: Results, beta: float) -> Row:
         turned=interval([lost for lost, _ in turned]) if turned else None,
         meanwhile=interval([gained for _, gained in turned]) if turned else None,
     )
+
+
+class Leash(NamedTuple):
+    """What the smallest beta comes to against the largest one, at the end, seed by seed."""
+
+    loose: float
+    tight: float
+    reward: Interval
+    checked: Interval
+
+
+def leash(results: Results) -> Leash | None:
+    """None where no seed has gone to its end with both."""
+    betas = betas_of(results)
+    if len(betas) < 2:
+        return None
+    ends = [
+        {run["seed"]: parts_of(run)[-1] for run in runs_of(results, beta)}
+        for beta in (betas[0], betas[-1])
+    ]
+    both = [(ends[0][seed], ends[1][seed]) for seed in sorted(ends[0].keys() & ends[1].keys())]
+    if not both:
+        return None
+    reward, checked = (
+        interval([getattr(loose, name) - getattr(tight, name) for loose, tight in both])
+        for name in ("reward", "checked")
+    )
+    return Leash(betas[0], betas[-1], reward, checked)
 
 
 def mean_of(parts: Sequence[Part]) -> Part:

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 
 from raysft.runs import rundir
 from raysft.studies.hardware import layout, machine_of
-from raysft.studies.over_optimization.curves import PARTS, Row, done, parts_of, rows_of
+from raysft.studies.over_optimization.curves import PARTS, Row, done, leash, parts_of, rows_of
 from raysft.studies.over_optimization.figure import draw
 from raysft.studies.statistics import judged, plus_minus
 from raysft.studies.study import Point, Results, Study
@@ -23,11 +23,11 @@ COLUMNS = (
     Column("beta", lambda row: row.beta, "g"),
     Column("KL", lambda row: row.last.kl, ".2f"),
     Column("reward", lambda row: row.last.reward, ".3f"),
-    Column("gained", lambda row: plus_minus(row.gain, "+.3f")),
+    Column("gained", lambda row: plus_minus(row.gain, "+.3f"), goes=2),
     Column("checker", lambda row: row.last.checked, ".3f"),
-    Column("better", lambda row: plus_minus(row.better, "+.3f")),
-    Column("lost since the best", lambda row: plus_minus(row.turned, "+.3f")),
-    Column("reward since", lambda row: plus_minus(row.meanwhile, "+.3f")),
+    Column("better", lambda row: plus_minus(row.better, "+.3f"), goes=3),
+    Column("lost since best", lambda row: plus_minus(row.turned, "+.3f")),
+    Column("reward since", lambda row: plus_minus(row.meanwhile, "+.3f"), goes=1),
 )
 
 
@@ -37,28 +37,50 @@ def verdict(results: Results) -> str:
     if not rows:
         return "No run went to its end, so there is nothing to tell."
     best = max(rows, key=lambda row: row.last.checked)
-    told = "; ".join(f"beta {row.beta:g}: {of_row(row)}" for row in rows)
-    seeds = rows[0].gain.runs
-    over = f"over {seeds} seeds, 95 % intervals" if seeds > 1 else "one seed, so not judged"
     start = rows[0].first.checked
-    return (
-        f"Whether the reward went on rising while the checker's fell ({over}): {told}. The best "
-        f"at the end is beta {best.beta:g}: the checker's mean went from {start:.3f} to "
+    end = (
+        f"The best at the end is beta {best.beta:g}: the checker's mean went from {start:.3f} to "
         f"{best.last.checked:.3f} at a KL divergence of {best.last.kl:.2f} nats an answer."
     )
+    return " ".join(filter(None, (of_leash(results), of_turns(rows), end)))
 
 
-def of_row(row: Row) -> str:
-    gain, better = row.gain.mean, row.better.mean
-    if row.turned is None or row.meanwhile is None:
-        return f"the reward changed by {gain:+.3f}, the checker's by {better:+.3f}"
-    lost = f"the checker's lost {row.turned.words('.3f')} since its best part"
-    if judged(row.turned, more="lost", less="", equal="") != "lost":
-        return f"not seen, {lost}"
+def of_leash(results: Results) -> str:
+    """What following the reward further has done."""
+    found = leash(results)
+    if found is None:
+        return ""
+    fell = judged(found.checked, more="not", less="fell", equal="not")
     says = judged(
-        row.meanwhile, more="confirmed", less="both fell", equal="the checker's fell alone"
+        found.reward, more="confirmed" if fell == "fell" else "not seen here",
+        less="not seen here", equal="not seen here",
+    )  # fmt: skip
+    seeds = found.reward.runs
+    over = f"{seeds} seeds, 95 % intervals" if seeds > 1 else "one seed"
+    return (
+        f"With beta {found.loose:g} against beta {found.tight:g}, at the end, the reward differs "
+        f"by {found.reward.words('+.3f')} and the checker's by {found.checked.words('+.3f')} "
+        f"({over}): that a reward which is followed further loses what was wanted is {says}."
     )
-    return f"{says}, {lost} and the reward changed by {row.meanwhile.words('+.3f')}"
+
+
+def of_turns(rows: list[Row]) -> str:
+    """What the checker lost since it was best, of each beta that has several seeds."""
+    told = [
+        f"{row.turned.words('.3f')} with beta {row.beta:g}{beyond(row)}"
+        for row in rows
+        if row.turned is not None
+    ]
+    return f"From its best to its end the checker's lost {', '.join(told)}." if told else ""
+
+
+def beyond(row: Row) -> str:
+    assert row.turned is not None
+    assert row.meanwhile is not None
+    if judged(row.turned, more="lost", less="", equal="") != "lost":
+        return ""
+    rose = judged(row.meanwhile, more=" while the reward rose", less="", equal="")
+    return rose or " while the reward did not rise"
 
 
 def tables(results: Results) -> list[RenderableType]:
@@ -84,7 +106,7 @@ def markdown(results: Results) -> str:
         f"Each run is cut into {PARTS} equal parts; its end is the last of them. KL: from the",
         "model at the start, nats an answer; reward: of a drawn answer, which is trained; gained:",
         "since the first iteration; checker: of a drawn answer, which is only watched; better:",
-        "since the first iteration; lost since the best: what the checker lost from its best part",
+        "since the first iteration; lost since best: what the checker lost from its best part",
         "to the last one, where the other seeds say which part that is, because a run's own best",
         "part is also its luckiest; reward since: what the reward gained in the same time. ±: half",
         "of a 95 % interval over seeds, by Student's t.",

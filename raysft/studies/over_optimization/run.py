@@ -11,6 +11,7 @@ from raysft.studies.point_runs import Inputs, Placed, config_at, train_once
 from raysft.studies.points import Point, one_by_one, run_study
 from raysft.train.objectives.ppo import ppo
 
+DIGITS = 5  # behind the point: of means over hundreds of answers
 LOGGED = ("reward", "checked", "kl_to_reference", "entropy", "answer_tokens")
 
 
@@ -56,5 +57,5 @@ def measure_beta(inputs: Inputs, point: Point, folder: Path, placed: Placed) -> 
         inputs, config, folder, placed, train=inputs.train, heldout=inputs.heldout,
         objective=ppo(config.ppo), exports=False, wanted="reward",
     )  # fmt: skip
-    drawn = [{key: line[key] for key in LOGGED} for _, line in sorted(lines.items())]
+    drawn = [{key: round(line[key], DIGITS) for key in LOGGED} for _, line in sorted(lines.items())]
     return {"drawn": drawn, "observed": observed}
