@@ -21,7 +21,6 @@ PHASES = (
     "communication",
     "optimizer",
     "evaluation",
-    "answering",
     "checkpoint",
     "other",
 )

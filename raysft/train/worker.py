@@ -136,7 +136,7 @@ def train_worker(
         looks = step < last or keeps == "exact_match"  # at the end the exported model is asked
         if job.answers and looks and due(step, config.eval.generate_every_steps, last=last):
             tick(step, progress.tokens_seen, "answering")
-            with phase("answering"):
+            with phase("evaluation"):
                 told = answer_midway(config, engine, job.tokenizer, heldout, step, emit)
             for share in told.values():
                 progress.record_exact_match(share)
