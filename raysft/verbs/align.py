@@ -10,6 +10,8 @@ from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.runs.metrics import duration
 from raysft.studies.tables import FittedTable, Heading
+from raysft.verbs import ppo
+from raysft.verbs.ppo import PPO
 from raysft.verbs.resume import admit, how_to_resume
 from raysft.verbs.stages import (
     STAGES,
@@ -41,13 +43,21 @@ def equations(config: "Config") -> list[tuple[str, str]]:
 
 
 def check(config: "Config") -> None:
-    """The rewards of all stages but that which the chain makes."""
+    """Records and rewards of all stages but what the chain makes: hours may lie before them."""
+    from raysft.data.first import check_data
+
     folder = folder_of(config)
     for stage in STAGES:
         own = stage_config(config, stage, folder)
-        names = [name for name, _ in own.ppo.rewards]
-        if stage.name != "ppo" or str(folder / "reward") not in names:
-            stage.verb.check(own)
+        try:
+            if "data.path" not in stage.reads(folder):
+                check_data(own)
+            if stage.verb is PPO:
+                ppo.check(own, made=str(folder / "reward"))
+            else:
+                stage.verb.check(own)
+        except UserError as error:
+            raise UserError(f"{stage.name}: {error}") from None
 
 
 def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:

@@ -62,7 +62,10 @@ def test_a_stage_may_name_a_reward_of_its_own(tmp_path: Path) -> None:
         ("align.ppo.optim=3", r"align\.ppo\.optim: input should be"),
         ("align.ppo.run.max_steps=0", r"align\.ppo: the config is not valid"),
         ("align.ppo.batch.global_batch_size=20", "are no whole groups of ppo.group 8"),
-        ("align.pairs.pairs.reward=nowhere", "pairs.reward"),
+        ("align.pairs.pairs.reward=nowhere", "pairs: pairs.reward"),
+        ("align.ppo.ppo.checker=nowhere", "ppo: ppo.checker"),
+        ("align.ppo.data.path=nowhere.jsonl", "ppo: data.path"),
+        ("align.pairs.data.path=nowhere.jsonl", "pairs: data.path"),
     ],
 )
 def test_a_mistake_in_any_stage_is_told_before_the_first(
@@ -73,8 +76,8 @@ def test_a_mistake_in_any_stage_is_told_before_the_first(
 
 
 def examine(*overrides: str) -> None:
-    """As the command does, before anything is written."""
-    config = demo(*overrides)
+    """As the command does, before anything is written; the last one is the mistake."""
+    config = demo("data.path=demo", "model.tokenizer=demo", *overrides)
     ALIGN.plan(config)
     ALIGN.check(config)
 
