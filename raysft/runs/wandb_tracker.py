@@ -1,0 +1,52 @@
+"""Weights & Biases. Address, key, entity and mode are its own environment variables: WANDB_*."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raysft.runs.tracker import Line, Tracked, Tracker
+
+PROCESSES = "wandb-"  # how the names begin of those that the library starts
+EXIT_CODES = {"done": 0, "stopped": 0}  # it shows a run with another one as failed
+
+
+def open_wandb(run: Tracked, parent: Tracker | None) -> Tracker:  # noqa: ARG001
+    """Goes on with the run of this id where there is one. Trials are held together by their group.
+
+    Raises what the library raises.
+    """
+    import wandb
+
+    return WandbTracker(
+        run,
+        wandb.init(
+            project=run.project,
+            id=run.id,
+            name=run.name,
+            group=run.group,
+            job_type=run.kind,
+            dir=run.folder,
+            config={**run.config, **{f"stamp.{key}": value for key, value in run.stamp.items()}},
+            allow_val_change=True,  # a resumed run may have other settings
+            resume="allow",
+            reinit="create_new",  # beside the other trials
+            # Standard output carries events, and the stamp has the commit.
+            settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
+        ),
+    )
+
+
+class WandbTracker:
+    def __init__(self, run: Tracked, there: Any) -> None:
+        self.folder = run.folder
+        self.there = there
+
+    def log(self, lines: Sequence[Line]) -> None:
+        for step, values in lines:
+            self.there.log(dict(values), step=step)
+
+    def end(self, status: str, numbers: Mapping[str, float], files: Sequence[Path]) -> None:
+        for file in files:
+            self.there.save(str(file), base_path=str(self.folder), policy="now")
+        self.there.summary.update({"status": status, **numbers})
+        self.there.finish(exit_code=EXIT_CODES.get(status, 1))
