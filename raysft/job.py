@@ -59,13 +59,12 @@ def main(run_json: str) -> int:
             config, warnings = arrive(run_dir, spec, config)
             verb = VERBS[spec["verb"]]
             chosen = [] if verb.is_chain else loggers(config, run_dir)
-            emit = trackers = Trackers(
-                config, run_dir, fan_out(chosen, take_stdout(run_dir / rundir.LOG))
-            )
+            stream = take_stdout(run_dir / rundir.LOG)
+            emit = Trackers(config, run_dir, fan_out(chosen, stream), skips=verb.is_chain)
             code, summary = run(spec, config, run_dir, warnings, emit)
             if code != UserError.exit_code:
                 write_report(verb, run_dir, emit)
-            trackers.end(summary)
+            emit.end(summary)
     except UserError as error:
         if before:
             undo.remove_empty(before)

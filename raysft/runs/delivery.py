@@ -1,4 +1,4 @@
-"""What a service is told, in a thread of its own: the run waits for nothing and fails of nothing."""
+"""What a service is told, in a thread of its own: the run neither waits for it nor fails by it."""
 
 import sys
 import time

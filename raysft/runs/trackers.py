@@ -19,6 +19,7 @@ from raysft.runs.wandb_tracker import open_wandb
 if TYPE_CHECKING:
     from raysft.config.schema import Config
 
+BEGINS = (events.Plan, events.Search, events.Trial, events.Case)
 ENDS_WITHIN_S = 20.0  # what a run waits at its end for what is still under way
 
 
@@ -67,10 +68,11 @@ class Trackers:
     installed, or a file about it that is damaged.
     """
 
-    def __init__(self, config: "Config", run_dir: Path, emit: Emit) -> None:
+    def __init__(self, config: "Config", run_dir: Path, emit: Emit, *, skips: bool = False) -> None:
+        """skips: this run is told to none, because the runs of its stages are."""
         require_installed(config)
         self.run_dir, self.emit = run_dir, emit
-        self.projects = chosen(config)
+        self.projects = {} if skips else chosen(config)
         self.kept = {key: Kept(run_dir / f"{key}.json") for key in self.projects}
         self.deliveries: dict[str, Delivery] = {}
         self.warned: set[str] = set()
@@ -87,12 +89,12 @@ class Trackers:
                 self.warn(key, delivery.trouble)
 
     def hand_on(self, key: str, event: Event) -> None:
+        # Of a run that does not come so far, because its input is wrong, no service hears.
+        if isinstance(event, BEGINS) and key not in self.deliveries:
+            kept = self.kept[key]
+            run = tracked(self.run_dir, kept.id, self.projects[key])
+            self.deliveries[key] = Delivery(key, run, kept, SERVICES[key].open)
         match event:
-            # Of a run that does not come so far, because its input is wrong, no service hears.
-            case events.Plan() | events.Search() | events.Case() if key not in self.deliveries:
-                kept = self.kept[key]
-                run = tracked(self.run_dir, kept.id, self.projects[key])
-                self.deliveries[key] = Delivery(key, run, kept, SERVICES[key].open)
             case events.Started():
                 self.deliveries[key].begin(written(self.run_dir / rundir.METRICS))
             case events.Metrics():
