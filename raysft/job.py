@@ -29,7 +29,7 @@ from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
 from raysft.runs.phases import Phases
 from raysft.runs.processes import adopt_orphans, end_children
-from raysft.runs.trackers import Trackers
+from raysft.runs.trackers import Trackers, known
 from raysft.runs.wandb_tracker import PROCESSES
 from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.identities import ACCEPTED, known_before
@@ -59,12 +59,13 @@ def main(run_json: str) -> int:
             config, warnings = arrive(run_dir, spec, config)
             verb = VERBS[spec["verb"]]
             chosen = [] if verb.is_chain else loggers(config, run_dir)
-            stream = take_stdout(run_dir / rundir.LOG)
-            emit = Trackers(config, run_dir, fan_out(chosen, stream), skips=verb.is_chain)
+            kept = {} if verb.is_chain else known(config, run_dir)
+            emit = Trackers(kept, run_dir, fan_out(chosen, take_stdout(run_dir / rundir.LOG)))
             code, summary = run(spec, config, run_dir, warnings, emit)
             if code != UserError.exit_code:
                 write_report(verb, run_dir, emit)
-            emit.end(summary)
+            with suppress(BrokenPipeError):
+                emit.end(summary)
     except UserError as error:
         if before:
             undo.remove_empty(before)

@@ -1,6 +1,7 @@
 """MLflow. Address and credentials are its own environment variables: MLFLOW_TRACKING_URI, ..."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 from raysft.runs.tracker import Line, Tracked, Tracker
 
 ID = "raysft.id"  # the tag by which a run is found again
+# By default it tries for minutes before it tells; here what failed is tried again anyway.
+PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
 STATUSES = {"done": "FINISHED", "stopped": "FINISHED", "interrupted": "KILLED"}
 # Of one call of its API: https://mlflow.org/docs/latest/rest-api.html
 MOST_PARAMS, MOST_METRICS, LONGEST_PARAM, LONGEST_TAG = 100, 1000, 6000, 8000
@@ -16,6 +19,8 @@ MOST_PARAMS, MOST_METRICS, LONGEST_PARAM, LONGEST_TAG = 100, 1000, 6000, 8000
 
 def open_mlflow(run: Tracked, parent: Tracker | None) -> Tracker:
     """Goes on with the run that has this id where there is one. Raises what the library raises."""
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
     client = MlflowClient()

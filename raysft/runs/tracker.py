@@ -61,8 +61,8 @@ class Kept:
     Once the run has begun, only the thread that tells the service writes it.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, project: str) -> None:
+        self.path, self.project = path, project
         found: dict[str, Any] = {}
         if path.exists():
             found = rundir.read_json(path)  # raises UserError

@@ -61,25 +61,29 @@ def require_installed(config: "Config") -> None:
             )
 
 
+def known(config: "Config", run_dir: Path) -> dict[str, Kept]:
+    """What each service that the config asks for has of this run.
+
+    Raises UserError where one is not installed, or the file about it is damaged.
+    """
+    require_installed(config)
+    return {key: Kept(run_dir / f"{key}.json", name) for key, name in chosen(config).items()}
+
+
 class Trackers:
     """Hands events on to `emit` and to the services; what these have to say comes in between.
 
-    Called in one thread. Raises what `emit` raises, and UserError at first: a service that is not
-    installed, or a file about it that is damaged.
+    Called in one thread. Raises what `emit` raises, and nothing else.
     """
 
-    def __init__(self, config: "Config", run_dir: Path, emit: Emit, *, skips: bool = False) -> None:
-        """skips: this run is told to none, because the runs of its stages are."""
-        require_installed(config)
-        self.run_dir, self.emit = run_dir, emit
-        self.projects = {} if skips else chosen(config)
-        self.kept = {key: Kept(run_dir / f"{key}.json") for key in self.projects}
+    def __init__(self, kept: Mapping[str, Kept], run_dir: Path, emit: Emit) -> None:
+        self.kept, self.run_dir, self.emit = kept, run_dir, emit
         self.deliveries: dict[str, Delivery] = {}
         self.warned: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         self.emit(event)
-        for key in self.projects:
+        for key in self.kept:
             try:
                 self.hand_on(key, event)
             except Exception as error:
@@ -92,7 +96,7 @@ class Trackers:
         # Of a run that does not come so far, because its input is wrong, no service hears.
         if isinstance(event, BEGINS) and key not in self.deliveries:
             kept = self.kept[key]
-            run = tracked(self.run_dir, kept.id, self.projects[key])
+            run = tracked(self.run_dir, kept.id, kept.project)
             self.deliveries[key] = Delivery(key, run, kept, SERVICES[key].open)
         match event:
             case events.Started():

@@ -1,5 +1,6 @@
 """Weights & Biases. Address, key, entity and mode are its own environment variables: WANDB_*."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ def open_wandb(run: Tracked, parent: Tracker | None) -> Tracker:  # noqa: ARG001
     import wandb
 
     return WandbTracker(
-        run,
         wandb.init(
             project=run.project,
             id=run.id,
@@ -37,8 +37,7 @@ def open_wandb(run: Tracked, parent: Tracker | None) -> Tracker:  # noqa: ARG001
 
 
 class WandbTracker:
-    def __init__(self, run: Tracked, there: Any) -> None:
-        self.folder = run.folder
+    def __init__(self, there: Any) -> None:
         self.there = there
 
     def log(self, lines: Sequence[Line]) -> None:
@@ -47,6 +46,7 @@ class WandbTracker:
 
     def end(self, status: str, numbers: Mapping[str, float], files: Sequence[Path]) -> None:
         for file in files:
-            self.there.save(str(file), base_path=str(self.folder), policy="now")
+            copy = shutil.copy(file, self.there.dir)  # save would make a link, which moves badly
+            self.there.save(copy, base_path=self.there.dir, policy="now")
         self.there.summary.update({"status": status, **numbers})
         self.there.finish(exit_code=EXIT_CODES.get(status, 1))
