@@ -132,6 +132,7 @@ def test_events_go_on_in_their_order(tmp_path: Path, service: StandIn) -> None: 
     run = Run(tmp_path)
     for event in (told := [Plan(5), Started(0), Metrics(1, {"loss": 2.0})]):
         run.trackers(event)
+    run.trackers.end(DONE)
     assert run.emitted == told
 
 
