@@ -63,7 +63,7 @@ class Delivery:
         try:
             self.queue.put_nowait(item)
         except Full:
-            self.trouble = self.trouble or "It takes nothing, and too much waits for it"
+            self.trouble = self.trouble or "too much waits for it"
 
     def begin(self, written: Sequence[Line]) -> None:
         """Workers begin, maybe again: what comes up to here repeats itself.

@@ -46,7 +46,7 @@ def chosen(config: "Config") -> dict[str, str]:
 def words(config: "Config") -> str:
     """Where a run is logged to, for its plan; empty where that is its folder alone."""
     return ", ".join(
-        f"{SERVICES[key].title}, {SERVICES[key].files_under} {name}"
+        f"{SERVICES[key].title} ({SERVICES[key].files_under} {name})"
         for key, name in chosen(config).items()
     )
 
@@ -87,10 +87,11 @@ class Trackers:
             try:
                 self.hand_on(key, event)
             except Exception as error:
-                self.warn(key, f"{type(error).__name__}: {error}")
+                self.warn(key, f"lacks a part of this run: {type(error).__name__}: {error}")
         for key, delivery in self.deliveries.items():
             if delivery.trouble:
-                self.warn(key, delivery.trouble)
+                tells = "The run goes on, and tells it later"
+                self.warn(key, f"takes nothing yet: {delivery.trouble}. {tells}")
 
     def hand_on(self, key: str, event: Event) -> None:
         # Of a run that does not come so far, because its input is wrong, no service hears.
@@ -106,11 +107,10 @@ class Trackers:
             case events.Trial():
                 self.deliveries[key].put(event)
 
-    def warn(self, key: str, why: str) -> None:
+    def warn(self, key: str, what: str) -> None:
         if key not in self.warned:
             self.warned.add(key)
-            title = SERVICES[key].title
-            self.emit(events.Warning(f"log.{key}: {title} lacks a part of this run. {why}"))
+            self.emit(events.Warning(f"log.{key}: {SERVICES[key].title} {what}"))
 
     def end(self, summary: Mapping[str, Any]) -> None:
         """With the last numbers and the report, where a service knows of the run."""
@@ -121,12 +121,12 @@ class Trackers:
             delivery.end(last)
         try:
             join(list(self.deliveries.values()), ENDS_WITHIN_S)
-            waited = f"It had not taken everything {ENDS_WITHIN_S:.0f} s after the run's end"
+            waited = f"it had not taken everything {ENDS_WITHIN_S:.0f} s after the end"
         except KeyboardInterrupt:
-            waited = "It had not taken everything when it was interrupted"
+            waited = "it was interrupted"
         for key, delivery in self.deliveries.items():
             if not delivery.ended:
-                self.warn(key, delivery.trouble or waited)
+                self.warn(key, f"lacks a part of this run: {delivery.trouble or waited}")
 
 
 def numeric(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -112,7 +112,7 @@ def test_wandb_that_cannot_write_warns(tmp_path: Path, monkeypatch: pytest.Monke
     wait_until(lambda: bool(run.trackers.deliveries["wandb"].trouble))
     run.trackers.end(DONE)
     (warning,) = run.warnings()
-    assert warning.startswith("log.wandb: Weights & Biases lacks a part of this run. ")
+    assert warning.startswith("log.wandb: Weights & Biases lacks a part of this run: ")
 
 
 def test_mlflow_has_the_run_and_goes_on_in_it(tmp_path: Path, client: Any) -> None:

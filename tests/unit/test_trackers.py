@@ -207,7 +207,7 @@ def test_one_that_fails_warns_once_and_gets_all_later(
     assert service.steps(run.id) == [*range(6)]
     assert service.ends[run.id][0] == "done"
     (warning,) = run.warnings()
-    assert warning.startswith("log.wandb: W lacks a part of this run")
+    assert warning.startswith("log.wandb: W takes nothing yet")
     assert "OSError: no way to https://***@host/x" in warning
     log = capfd.readouterr().err
     assert log.count("Traceback") == 1
@@ -225,7 +225,7 @@ def test_one_that_is_gone_at_the_end_is_told(tmp_path: Path, service: StandIn) -
     started = time.monotonic()
     run.trackers.end(DONE)
     assert time.monotonic() - started < 5
-    assert run.warnings() == ["log.wandb: W lacks a part of this run. ConnectionError: refused"]
+    assert run.warnings() == ["log.wandb: W lacks a part of this run: ConnectionError: refused"]
     assert not hanging()
 
 
@@ -245,7 +245,7 @@ def test_one_that_hangs_delays_nothing(
     run.trackers.end(DONE)
     assert 0.3 <= time.monotonic() - started < 2
     (warning,) = run.warnings()
-    assert "It had not taken everything 0 s after the run's end" in warning
+    assert "it had not taken everything 0 s after the end" in warning
     assert hanging()
     released.set()
     wait_until(lambda: not hanging())
@@ -263,7 +263,7 @@ def test_what_waits_for_it_has_a_limit(
     wait_until(lambda: service.calls == 1)
     run.steps(0, 9)
     assert run.warnings() == [
-        "log.wandb: W lacks a part of this run. It takes nothing, and too much waits for it"
+        "log.wandb: W takes nothing yet: too much waits for it. The run goes on, and tells it later"
     ]
     released.set()
     run.trackers.end(DONE)
@@ -358,7 +358,7 @@ def test_a_damaged_file_about_it_is_told_before_the_run(tmp_path: Path) -> None:
 def test_the_plan_says_where_a_run_is_logged_to() -> None:
     config = load_config("gpt2-tiny-cpu", ["log.wandb=a", "log.mlflow=/b c"])
     assert dict(VERBS["train"].plan(config))["logged to"] == (
-        "Weights & Biases, project a, MLflow, experiment /b c"
+        "Weights & Biases (project a), MLflow (experiment /b c)"
     )
     assert "logged to" not in dict(VERBS["train"].plan(load_config("gpt2-tiny-cpu", [])))
 
