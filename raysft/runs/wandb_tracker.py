@@ -26,7 +26,7 @@ def open_wandb(run: Tracked, parent: Tracker | None) -> Tracker:  # noqa: ARG001
             group=run.group,
             job_type=run.kind,
             dir=run.folder,
-            config={**run.config, **{f"stamp.{key}": value for key, value in run.stamp.items()}},
+            config={**nested(run.config), "stamp": dict(run.stamp)},
             allow_val_change=True,  # a resumed run may have other settings
             resume="allow",
             reinit="create_new",  # beside the other trials
@@ -34,6 +34,18 @@ def open_wandb(run: Tracked, parent: Tracker | None) -> Tracker:  # noqa: ARG001
             settings=wandb.Settings(console="off", disable_git=True, disable_code=True),
         ),
     )
+
+
+def nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """{"optim.lr": 1} to {"optim": {"lr": 1}}: it forbids dots in the names of keys."""
+    tables: dict[str, Any] = {}
+    for key, value in config.items():
+        *path, name = key.split(".")
+        table = tables
+        for part in path:
+            table = table.setdefault(part, {})
+        table[name] = value
+    return tables
 
 
 class WandbTracker:

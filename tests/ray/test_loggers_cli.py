@@ -57,8 +57,8 @@ def test_wandb_offline_beside_a_server_that_is_not_there(
     assert (one.id, one.project, one.name, one.exit_code) == (two.id, "tiny", "x", 0)
     told = [{k: v for k, v in line.items() if k[0] != "_"} for line in one.history + two.history]
     assert told == [{k: v for k, v in line.items() if k != "step"} for line in lines_of(run_dir)]
-    assert two.config["run.max_steps"] == 5
-    assert two.config["stamp.command"].startswith("raysft train gpt2-tiny-cpu --name x")
+    assert two.config["run"]["max_steps"] == 5
+    assert two.config["stamp"]["command"].startswith("raysft train gpt2-tiny-cpu --name x")
     assert two.summary["summary/eval_loss_last"] == again.summary["eval_loss_last"]
     assert {"report.md", "report.png"} <= set(two.files)
     assert not found_in(run_dir, first.stdout, first.stderr)

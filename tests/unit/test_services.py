@@ -74,8 +74,8 @@ def test_wandb_has_the_run_and_goes_on_in_it(tmp_path: Path) -> None:
     lines = [(line["_step"], line["loss"]) for line in first.history + again.history]
     assert lines == [(step, 8.0 / (step + 1)) for step in range(7)]
     assert not [key for key in first.history[0] if key[0] != "_" and key != "loss"]
-    assert (first.config["optim.lr"], again.config["optim.lr"]) == (0.5, 0.25)
-    assert first.config["stamp.command"] == "raysft train x"
+    assert (first.config["optim"]["lr"], again.config["optim"]["lr"]) == (0.5, 0.25)
+    assert first.config["stamp"]["command"] == "raysft train x"
     assert (again.summary["status"], again.summary["summary/steps"]) == ("done", 6)
     assert {"report.md", "report.png"} <= set(again.files)
     (report,) = tmp_path.glob("wandb/latest-run/files/report.md")
@@ -94,7 +94,7 @@ def test_wandb_groups_the_trials_of_a_search(tmp_path: Path) -> None:
     search, one, two = sorted(offline_runs(tmp_path), key=lambda found: found.id)
     assert (search.group, search.exit_code) == ("", 1)
     assert one.group == two.group == search.name == tmp_path.name
-    assert (one.name, one.config["optim.lr"]) == (f"{search.name} trial 1", 0.1)
+    assert (one.name, one.config["optim"]["lr"]) == (f"{search.name} trial 1", 0.1)
     assert [(line["loss"], line["eval_loss"]) for line in one.history] == [(2.0, 3.0)]
     assert [line["_step"] for line in two.history] == [5, 9]
     assert (one.exit_code, two.exit_code) == (1, 0)
