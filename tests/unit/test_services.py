@@ -101,8 +101,8 @@ def test_wandb_groups_the_trials_of_a_search(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("offline")
-def test_wandb_that_cannot_write_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No key, and no network to ask with one."""
+def test_wandb_without_a_key_warns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is there a network to ask with one."""
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
