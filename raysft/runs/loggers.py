@@ -4,15 +4,17 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raysft.config.schema import Config
 from raysft.runs import rundir
 from raysft.runs.events import Emit, Event, Metrics, Sample, Started
 from raysft.runs.metrics import scalars
 
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
 
-def loggers(config: Config, run_dir: Path) -> list[Emit]:
+
+def loggers(config: "Config", run_dir: Path) -> list[Emit]:
     """Those that the config asks for."""
     chosen = [jsonl_logger(run_dir / rundir.METRICS, metrics_line)]
     if config.eval.generate_every_steps:
