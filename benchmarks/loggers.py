@@ -3,7 +3,7 @@
     python benchmarks/loggers.py --out DIR [--rounds 3] [--every 1]
 
 Runs the same steps with and without them, in turns, on two workers that leave no core idle.
-MLFLOW_TRACKING_URI may name a server; else MLflow writes a file in DIR. Weights & Biases writes
+MLFLOW_TRACKING_URI may name a server; else MLflow writes files in DIR. Weights & Biases writes
 files, too. Runs that DIR has are not run again.
 """
 
@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="steps between lines of metrics")
     options = parser.parse_args()
     out = options.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
     print("| round | load before | none, s a step | all, s a step | ratio | whole run, ratio |")
     print("|---|---|---|---|---|---|")
     ratios = []
@@ -58,7 +59,7 @@ def run(out: Path, name: str, settings: list[str]) -> tuple[float, float]:
         words = [word for setting in chosen for word in ("--set", setting)]
         local = {"WANDB_MODE": "offline", "MLFLOW_TRACKING_URI": f"sqlite:///{out}/mlflow.db"}
         command = [RAYSFT, "train", "gpt2-tiny-cpu", "--name", name, *words]
-        subprocess.run(command, check=True, env=local | os.environ)
+        subprocess.run(command, check=True, cwd=out, env=local | os.environ)
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     steps = [line["step_time_s"] for line in lines if "loss" in line and line["step"] > WARMUP]
     summary = json.loads((folder / "summary.json").read_text())
