@@ -16,18 +16,21 @@ import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from raysft import __version__
 from raysft.config.load import validate
 from raysft.config.schema import Config
 from raysft.errors import INTERRUPTED, RunError, UserError, memory_users
 from raysft.runs import events, rundir, undo
+from raysft.runs.delivery import hanging
 from raysft.runs.events import Emit, Event, to_wire
 from raysft.runs.lock import held
 from raysft.runs.loggers import loggers
 from raysft.runs.phases import Phases
 from raysft.runs.processes import adopt_orphans, end_children
+from raysft.runs.trackers import Trackers, known
+from raysft.runs.wandb_tracker import PROCESSES
 from raysft.runtime.connect import shut_down_ray
 from raysft.verbs.identities import ACCEPTED, known_before
 from raysft.verbs.registry import VERBS
@@ -56,10 +59,13 @@ def main(run_json: str) -> int:
             config, warnings = arrive(run_dir, spec, config)
             verb = VERBS[spec["verb"]]
             chosen = [] if verb.is_chain else loggers(config, run_dir)
-            emit = fan_out(chosen, take_stdout(run_dir / rundir.LOG))
+            kept = {} if verb.is_chain else known(config, run_dir)
+            emit = Trackers(kept, run_dir, fan_out(chosen, take_stdout(run_dir / rundir.LOG)))
             code, summary = run(spec, config, run_dir, warnings, emit)
             if code != UserError.exit_code:
                 write_report(verb, run_dir, emit)
+            with suppress(BrokenPipeError):
+                emit.end(summary)
     except UserError as error:
         if before:
             undo.remove_empty(before)
@@ -110,7 +116,7 @@ def run(
     phases.begin("ending")
     with suppress(OSError):  # its messages may meet a full disk
         shut_down_ray()
-    end_children()
+    end_children(but=PROCESSES)
     shutil.rmtree(scratch, ignore_errors=True)
     summary["wall_s"] = round(time.monotonic() - started, 2)
     summary["phases_s"] = phases.so_far()
@@ -240,5 +246,13 @@ def fan_out(chosen: Sequence[Emit], stream: TextIO) -> Emit:
     return emit
 
 
+def leave(code: int) -> NoReturn:
+    """At once where a service hangs, for which the hooks of its library would wait."""
+    if hanging():
+        end_children()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    leave(main(sys.argv[1]))

@@ -16,6 +16,8 @@ import psutil
 import pytest
 from hypothesis import settings
 
+from tests import mlflow_server
+
 # The same examples in every run, and nothing written beside the tests.
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 settings.load_profile("fixed")
@@ -135,15 +137,29 @@ def run_command(
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Tokenised sets of the tests go here, and none is found from an earlier run.
 
-    But what DeepSpeed compiles, for a minute, is where it always is.
+    But what takes a minute is where it always is: what DeepSpeed compiles, a server of MLflow.
     """
     folder = tmp_path_factory.mktemp("cache")
-    compiled = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "torch_extensions"
-    compiled.mkdir(parents=True, exist_ok=True)
-    (folder / compiled.name).symlink_to(compiled)
+    for name in ("torch_extensions", mlflow_server.KEPT):
+        kept = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / name
+        kept.mkdir(parents=True, exist_ok=True)
+        (folder / name).symlink_to(kept)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session")
+def mlflow_program(cache_home: Path) -> Path:
+    return mlflow_server.installed(cache_home)
+
+
+@pytest.fixture(scope="session")
+def mlflow_uri(mlflow_program: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a server that all tests share."""
+    folder, port = tmp_path_factory.mktemp("mlflow"), mlflow_server.free_port()
+    with mlflow_server.serving(mlflow_program, folder, port) as uri:
+        yield uri
 
 
 @pytest.fixture(scope="session")

@@ -55,3 +55,14 @@ def short_name(source: str) -> str:
     if folder is None:
         return Path(source).stem
     return re.sub(r"-\d{8}-\d{6}$", "", folder.resolve().name)  # its own time
+
+
+def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"optim": {"lr": 1}} to {"optim.lr": 1}."""
+    result: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            result |= flat(value, f"{prefix}{key}.")
+        else:
+            result[prefix + key] = value
+    return result

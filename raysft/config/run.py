@@ -36,6 +36,27 @@ def hub_name(value: str) -> str:
 HubName = Annotated[str, AfterValidator(hub_name)]
 
 
+def project_name(value: str) -> str:
+    """Raises ValueError for what Weights & Biases does not take as the name of a project."""
+    if not re.fullmatch(r"[^/\\#?%:]{1,128}", value) or value != value.strip():
+        raise ValueError(
+            f"{value!r} is no name of a project: up to 128 characters, none of them one of "
+            "/ \\ # ? % :. Whose project it is, WANDB_ENTITY of the environment tells"
+        )
+    return value
+
+
+def experiment_name(value: str) -> str:
+    """Raises ValueError for an empty one."""
+    if not value.strip() or value != value.strip():
+        raise ValueError(f"{value!r} is no name of an experiment")
+    return value
+
+
+Project = Annotated[str, AfterValidator(project_name)]
+Experiment = Annotated[str, AfterValidator(experiment_name)]
+
+
 class Run(Section):
     """The run's name, folder, seed and length."""
 
@@ -122,6 +143,13 @@ class Log(Section):
     of it."""
     tensorboard: bool = True
     """Also write the metrics as TensorBoard events, to `tensorboard/` in the run's folder."""
+    wandb: Project | None = None
+    """Also log to Weights & Biases, to this project: metrics, config, and the report at the end.
+    Needs `pip install 'raysft[wandb]'`; key and mode are those of the environment, such as
+    `WANDB_API_KEY` and `WANDB_MODE=offline`."""
+    mlflow: Experiment | None = None
+    """Also log to MLflow, to this experiment: metrics, config, and the report at the end. Needs
+    `pip install 'raysft[mlflow]'`; the address is `MLFLOW_TRACKING_URI` of the environment."""
     profile_steps: StepsOrZero = 0
     """Steps to profile on the first worker, from the second step on: a table of where their time
     went, and a trace in `profile/`. 0 profiles none."""

@@ -4,15 +4,17 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from raysft.config.schema import Config
 from raysft.runs import rundir
 from raysft.runs.events import Emit, Event, Metrics, Sample, Started
-from raysft.runs.metrics import METRICS
+from raysft.runs.metrics import scalars
+
+if TYPE_CHECKING:
+    from raysft.config.schema import Config
 
 
-def loggers(config: Config, run_dir: Path) -> list[Emit]:
+def loggers(config: "Config", run_dir: Path) -> list[Emit]:
     """Those that the config asks for."""
     chosen = [jsonl_logger(run_dir / rundir.METRICS, metrics_line)]
     if config.eval.generate_every_steps:
@@ -64,7 +66,6 @@ def step_of(line: str) -> float:
 def tensorboard_logger(folder: Path) -> Emit:
     """The same numbers as scalars."""
     board: Any = None
-    left_out = {metric.key for metric in METRICS if not metric.is_scalar}
 
     def write(event: Event) -> None:
         nonlocal board
@@ -76,9 +77,8 @@ def tensorboard_logger(folder: Path) -> Emit:
             purge_step = event.step + 1 if event.step else None
             board = SummaryWriter(str(folder), purge_step=purge_step)
         elif isinstance(event, Metrics):
-            for key, value in event.values.items():
-                if key not in left_out and value is not None:
-                    board.add_scalar(key, value, event.step)
+            for key, value in scalars(event.values).items():
+                board.add_scalar(key, value, event.step)
             board.flush()
 
     return write

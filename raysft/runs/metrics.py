@@ -139,6 +139,14 @@ METRICS = (
 )
 
 
+SCALARS = frozenset(metric.key for metric in METRICS if metric.is_scalar)
+
+
+def scalars(values: Mapping[str, float | None]) -> dict[str, float]:
+    """Those of a line that are known, and of use when the run has ended."""
+    return {key: v for key, v in values.items() if key in SCALARS and v is not None}
+
+
 def columns(values: Mapping[str, float | None]) -> list[Metric]:
     """Those of a run with such a line."""
     of = "pairs" if {"accuracy", "eval_accuracy"} & values.keys() else "tokens"

@@ -20,14 +20,19 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_children(timeout_s: float = 5.0) -> None:
-    """Kill what is left of them, and theirs, and wait until they are gone."""
+def end_children(timeout_s: float = 5.0, *, but: str | None = None) -> None:
+    """Kill what is left of them, and theirs, and wait until they are gone.
+
+    but: those whose name begins so are left alone.
+    """
     import psutil
 
-    children = psutil.Process().children(recursive=True)
-    for child in children:
+    children = []
+    for child in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
-            child.kill()
+            if but is None or not child.name().startswith(but):
+                children.append(child)
+                child.kill()
     psutil.wait_procs(children, timeout_s)
 
 

@@ -28,10 +28,12 @@ def check(
     else it is a warning. Takes some 0.2 s of a CPU, and up to 10 s where a hub is silent. Raises
     UserError.
     """
+    from raysft.runs.trackers import require_installed
     from raysft.runtime.reach import require_cluster
 
     if not elsewhere:
         require_cluster(os.environ.get("RAY_ADDRESS", ""))
+        require_installed(config)
         if verb is not None:
             verb.check(config)
     config, reads_data = (config, True) if verb is None else verb.inputs(config)

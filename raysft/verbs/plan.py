@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from raysft.runs import trackers
+
 if TYPE_CHECKING:
     from raysft.config.data import Source
     from raysft.config.schema import Config
@@ -73,6 +75,7 @@ def where_and_how(config: "Config") -> list[tuple[str, str]]:
             + (f" + {scaling.gpus_per_worker} GPU" if config.on_gpu else ""),
         ),
         ("engine", engine_words(config)),
+        *([("logged to", logged)] if (logged := trackers.words(config)) else []),
     ]
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raysft.config.of_run import flat
 from raysft.config.renamed import as_named_now
 from raysft.errors import UserError
 from raysft.runs import rundir
@@ -59,17 +60,6 @@ def refuse(changed: dict[str, tuple[Any, Any]], message: str, advice: str = "") 
     lines = [f"  {key}: {before!r} then, {now!r} now" for key, (before, now) in changed.items()]
     if lines:
         raise UserError("\n".join([message + ":", *lines, advice]).strip())
-
-
-def flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"optim": {"lr": 1}} to {"optim.lr": 1}."""
-    result: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            result |= flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result
 
 
 def starts_with_any(key: str, prefixes: tuple[str, ...]) -> bool:

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.config.of_run import CHOSEN as CHOSEN
+from raysft.config.of_run import flat
 from raysft.errors import UserError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
-from raysft.verbs.resume import flat
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config

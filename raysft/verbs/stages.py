@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raysft.config.of_run import flat
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.verbs.identities import movable
 from raysft.verbs.pairs import PAIRS
 from raysft.verbs.ppo import PPO
-from raysft.verbs.resume import changes, flat, refuse, starts_with_any
+from raysft.verbs.resume import changes, refuse, starts_with_any
 from raysft.verbs.reward import REWARD
 from raysft.verbs.settle import as_chosen, chosen_before, dated
 from raysft.verbs.train import FIXED, TRAIN

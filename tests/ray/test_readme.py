@@ -114,6 +114,7 @@ def leave_a_chain(runs: Path, model: Path) -> None:
 def test_a_command_runs(words: list[str], here: Path, running_ray: dict[str, str]) -> None:
     """As written, after those that stand before it: all of them need to be run."""
     env = {} if words[0] == "doctor" else running_ray  # which looks at a Ray of its own
+    env = {**env, "WANDB_MODE": "offline"}
     outcome = run_raysft(*words, *in_brief(words, here), cwd=here, **env)
     assert outcome.code == 0, outcome.stderr
     assert outcome.stdout.strip() or words[0] == "chat" or "--prompts" in words

@@ -10,6 +10,7 @@ from raysft import job
 from raysft.carriers.local import remove_scratch
 from raysft.cli.runs_table import read as read_folder
 from raysft.config.load import load_config
+from raysft.config.of_run import flat
 from raysft.data.loader import StepData
 from raysft.errors import UserError
 from raysft.estimate.families import gpt2_dims
@@ -21,7 +22,6 @@ from raysft.runtime.resources import require_resources
 from raysft.studies.results import header
 from raysft.train.clock import StepClock, percentile
 from raysft.train.metrics import due
-from raysft.verbs.resume import flat
 from raysft.verbs.settle import chosen_before
 from raysft.verbs.train import check_resume
 from raysft.verbs.tune import check_resume as check_resume_of_search
