@@ -43,13 +43,14 @@ def start_engine(
     model = load_model(config, hf_config, settings, num_tokens, scalar=scalar)
     if critic:
         add_value_head(model, settings)
-    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     engine, kernel = make_engine(config, model)
     held["model states"] = held_memory_gib(engine.device) - held["process"]
     emit(
         events.Workers(
             world_size=dist.get_world_size(),
-            parameters=parameters,
+            parameters=sum(size for size, _ in sizes),
+            trained=sum(size for size, is_trained in sizes if is_trained),
             optimizer=kernel,
             products=products,
             memory_kind=memory_kind(engine.device),

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def train_worker(
     watched = objective.watches(engine)
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
     keeps_best, folder = job.exports and config.checkpoint.keep_best, job.run_dir / rundir.MODEL
+    write = partial(export, engine, job.tokenizer, folder, merged=config.adapter.merge)
     difference: float | None = None  # of the model that was written, from the engine's
     request = RequestFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
@@ -153,7 +155,7 @@ def train_worker(
             emit(events.Metrics(step, {**line, **found}))
         if "eval_loss" in found and keeps_best and progress.is_best():
             tick(step, progress.tokens_seen, "export")
-            difference = export(engine, job.tokenizer, folder, reads.probe)
+            difference = write(reads.probe)
         if saves:
             tick(step, progress.tokens_seen, "checkpoint")
             with phase("checkpoint"):
@@ -173,7 +175,7 @@ def train_worker(
     if job.exports:
         if not keeps_best or progress.best_step is None:
             tick(progress.step, progress.tokens_seen, "export")
-            difference = export(engine, job.tokenizer, folder, reads.probe)
+            difference = write(reads.probe)
         totals["export_logit_difference"] = difference
         totals |= {"model_step": progress.best_step} if keeps_best else {}
     tick(progress.step, progress.tokens_seen, "measuring the peak")

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
 
 from raysft.errors import NotFinite
+from raysft.model.adapter import peft_config_of
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.train.checkpoint import layout
@@ -96,12 +97,18 @@ class Saver:
         beside = self.run_dir / rundir.CHECKPOINTS
         beside.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=beside))
-        self.engine.save_checkpoint(str(folder), tag=layout.TAG, client_state=state)
+        adapter = peft_config_of(self.engine)
+        self.engine.save_checkpoint(
+            str(folder), tag=layout.TAG, client_state=state,
+            exclude_frozen_parameters=adapter is not None,
+        )  # fmt: skip
         torch.save(rng_state(), layout.random_state(folder, dist.get_rank()))
         if dist.get_rank() == 0:
             self.engine.module.config.save_pretrained(folder / layout.HF_FOLDER)
             if self.engine.module.can_generate():
                 self.engine.module.generation_config.save_pretrained(folder / layout.HF_FOLDER)
+            if adapter is not None:
+                adapter.save_pretrained(folder / layout.HF_FOLDER)
             self.tokenizer.save_pretrained(folder / layout.HF_FOLDER)
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         total = torch.tensor(size, device=self.engine.device)
@@ -131,7 +138,8 @@ class Saver:
 
     def most_bytes(self) -> int:
         """What a checkpoint can have at most, before there was one."""
-        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
+        trained = (p for p in self.engine.module.parameters() if p.requires_grad)
+        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trained)
         return int(MARGIN * BYTES_PER_PARAMETER * parameters)
 
     def summary(self) -> dict[str, Any]:
