@@ -36,6 +36,18 @@ class Adapter(Section):
         """`alpha`, or what it is when absent."""
         return self.alpha or 2 * (self.rank or 0)
 
+    @property
+    def words(self) -> str | None:
+        """Such as "LoRA of rank 8, alpha 16, on every linear layer"."""
+        if self.rank is None:
+            return None
+        names = {"lora": "LoRA", "dora": "DoRA", "rslora": "rsLoRA"}
+        targets = self.target_modules
+        layers = "every linear layer" if targets == "auto" else ", ".join(targets)
+        dropout = f", dropout {self.dropout:g}" if self.dropout else ""
+        of_rank = f"{names[self.variant]} of rank {self.rank}, alpha {self.scale_alpha}{dropout}"
+        return f"{of_rank}, on {layers}"
+
     @model_validator(mode="after")
     def check_rank(self) -> "Adapter":
         if self.rank is None:

@@ -27,8 +27,8 @@ def export(
 ) -> float | None:
     """Write the weights the engine computes with as a Hugging Face folder, and check them.
 
-    merged: of a model with an adapter, whether it is written as a whole model, or the adapter alone.
-    Every rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
+    merged: whether a model with an adapter is written as a whole one, or its adapter alone. Every
+    rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
     ids, int64 [T]) are compared with the engine's: returns the largest difference, None elsewhere.
     Of a reward model, the rewards of its beginnings, which transformers gets in one padded batch.
     Raises RunError when parameters are missing, or the difference is more than rounding explains:
@@ -57,7 +57,7 @@ def export(
 
 
 def written(engine: Any) -> dict[str, torch.nn.Parameter]:
-    """By name: of a model with an adapter those of it alone, for its other weights lie elsewhere."""
+    """By name: of a model with an adapter that alone, for the other weights lie elsewhere."""
     named = without_value_head(dict(engine.module.named_parameters()))
     return {n: p for n, p in named.items() if p.requires_grad or not peft_config_of(engine)}
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from raysft.errors import UserError
+
 if TYPE_CHECKING:
     from raysft.config.data import Source
     from raysft.config.schema import Config
@@ -37,6 +39,15 @@ def model_equation(config: "Config") -> tuple[str, str]:
         f"{blocks / 1e6:.1f} M parameters in blocks = {shape.n_layer} layers x "
         f"(12 x {shape.n_embd}² + 13 x {shape.n_embd}), plus embeddings, from scratch",
     )
+
+
+def refuse_adapter(config: "Config", verb: str) -> None:
+    """Raises UserError where there is one and the verb trains all weights."""
+    if config.adapter.is_there:
+        raise UserError(
+            f"adapter.rank: raysft {verb} trains all weights, and has no adapters: leave out "
+            "[adapter], or put it into [align.sft.adapter] where it is a stage of a chain"
+        )
 
 
 def inputs(config: "Config", *, reads_data: bool = True) -> list[tuple[str, str]]:
