@@ -4,6 +4,7 @@ They are put into the model that is there, which stays what transformers made: n
 wrapped around it.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,9 @@ def add_adapter(config: Config, model: Any) -> None:
     from peft import LoraConfig
 
     adapter = config.adapter
-    targets = "all-linear"
+    targets: str | list[str] = "all-linear"
     if adapter.target_modules != "auto":
-        targets = list(adapter.target_modules)
-        require_targets(model, targets)
+        targets = require_targets(model, adapter.target_modules)
     inject(
         model,
         LoraConfig(
@@ -72,8 +72,8 @@ def has_conv1d(model: nn.Module) -> bool:
     return any(isinstance(module, Conv1D) for module in model.modules())
 
 
-def require_targets(model: Any, targets: list[str]) -> None:
-    """Raises UserError where one of them is no linear layer within the model."""
+def require_targets(model: Any, targets: Sequence[str]) -> list[str]:
+    """The same. Raises UserError where one of them is no linear layer within the model."""
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
@@ -89,3 +89,4 @@ def require_targets(model: Any, targets: list[str]) -> None:
                 f"adapter.target_modules: {target!r} is no linear layer of "
                 f"{type(model).__name__} below its head; it has {', '.join(known)}"
             )
+    return list(targets)

@@ -217,8 +217,8 @@ def load(path: str) -> tuple[Any, Template]:
 
 
 def load_as_saved(path: str) -> tuple[Any, Template]:
-    """Model and template of a folder, that of an adapter too, or hub id, on a GPU where this process sees one. Raises
-    UserError when they do not load.
+    """Model and template of a folder, also of an adapter's, or of a hub id, on a GPU where this
+    process sees one. Raises UserError when they do not load.
 
     The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
     """

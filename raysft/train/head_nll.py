@@ -20,6 +20,9 @@ ALIGNED = {"cpu": 1, "cuda": 64}
 # CPU's product adds to as it goes. A GPU has the bandwidth for more.
 SUMMED_IN = {"cpu": None, "cuda": torch.float32}
 
+# Of hidden states, weight and bias; None where one is not trained, or not there.
+Gradients = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 class HeadNLL(torch.autograd.Function):
     """The sum of the NLL of targets [n] from hidden states [n, d] and the head's weight [V, d].
@@ -100,24 +103,21 @@ class HeadLogProbability(torch.autograd.Function):
         return *in_type_of(weight, grads), None
 
 
-def no_gradients(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, *, trains: bool
-) -> list[Tensor | None]:
-    """Of hidden states, weight and bias: zeros to which `add_gradients` adds those of all blocks.
-    trains: whether the head is trained; else that of the hidden states alone."""
+def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, trains: bool) -> Gradients:
+    """Zeros to which `add_gradients` adds those of all blocks. trains: whether the head is."""
     several = len(list(token_blocks(hidden, weight))) > 1
     summed = SUMMED_IN[hidden.device.type] if several else weight.dtype
-    return [
+    return (
         torch.zeros_like(hidden),
         torch.zeros_like(weight, dtype=summed) if trains else None,
         torch.zeros_like(bias) if trains and bias is not None else None,
-    ]
+    )
 
 
-def in_type_of(weight: Tensor, grads: list[Tensor | None]) -> list[Tensor | None]:
+def in_type_of(weight: Tensor, grads: Gradients) -> Gradients:
     """Once the weight's gradient is summed up."""
     hidden, of_weight, bias = grads
-    return [hidden, None if of_weight is None else of_weight.to(weight.dtype), bias]
+    return hidden, None if of_weight is None else of_weight.to(weight.dtype), bias
 
 
 def gradient(

@@ -16,8 +16,8 @@ from raysft.train.loss import inner
 
 
 def plain_copy(engine: Any, attention: str | None = None) -> Any:
-    """A causal model on this rank's device, frozen, with the engine's weights as they are now, those
-    of an adapter among them.
+    """A causal model on this rank's device, frozen, with the engine's weights as they are now, and
+    with its adapter where it has one.
 
     attention: its name in transformers; default, that of the engine. Every rank must call it.
     """

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import NotFinite
+from raysft.estimate.adapters import adapted
 from raysft.estimate.devices import device_of
 from raysft.estimate.families import dims_of_family
 from raysft.model.load import DTYPES
@@ -202,7 +203,7 @@ def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]
     """
     peak = measure_peak(engine.device, DTYPES[config.engine.precision])
     dims = dims_of_family(engine.module.config.to_dict())
-    done = clock.flops_per_second(dims) if dims else None
+    done = clock.flops_per_second(adapted(dims, config.adapter)) if dims else None
     sheet = device_of(torch.cuda.get_device_name(engine.device)) if config.on_gpu else None
     promised = sheet.tflops * 1e12 * dist.get_world_size() if sheet else None
     return {

@@ -101,7 +101,7 @@ def check_disk(config: "Config", *, needs_room: bool) -> list[str]:
     needs_room: of what leaves checkpoints and a model.
     """
     from raysft.estimate.memory import WEIGHT_BYTES
-    from raysft.estimate.shape import dims_of, parameters
+    from raysft.estimate.shape import dims_of, parameters, trained
 
     storage = Path(config.run.storage)
     there = next(path for path in (storage, *storage.absolute().parents) if os.path.exists(path))
@@ -109,10 +109,13 @@ def check_disk(config: "Config", *, needs_room: bool) -> list[str]:
         reason = "is a file" if not there.is_dir() else "is not yours to write in"
         raise UserError(f"run.storage: {storage} cannot be written: {there} {reason}")
     try:
-        count = sum(parameters(dims_of(config)).values()) if needs_room else 0
+        dims = dims_of(config)
+        updated = trained(dims) if needs_room else 0
+        whole = config.adapter.merge or not config.adapter.is_there
+        count = sum(parameters(dims).values()) if needs_room and whole else updated
     except (UserError, ValueError, KeyError, TypeError):  # the weights alone tell its size
         return []
-    checkpoint = BYTES_PER_PARAMETER * count if config.checkpoint.every_steps else 0
+    checkpoint = BYTES_PER_PARAMETER * updated if config.checkpoint.every_steps else 0
     model, free = WEIGHT_BYTES[config.engine.precision] * count, shutil.disk_usage(there).free
     words = (
         f"run.storage: the disk of {there} has {free / MIB:,.0f} MiB free; a checkpoint takes "

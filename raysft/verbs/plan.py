@@ -1,5 +1,6 @@
 """What a config comes to, as equations that verbs share: pure arithmetic, nothing is read."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from raysft.errors import UserError
@@ -78,6 +79,7 @@ def paths(named: "str | tuple[str | Source, ...]") -> str:
 def where_and_how(config: "Config") -> list[tuple[str, str]]:
     scaling = config.scaling
     return [
+        *adapter_equation(config),
         (
             "workers",
             f"{scaling.count} x {scaling.cpus_per_worker} CPU"
@@ -85,6 +87,20 @@ def where_and_how(config: "Config") -> list[tuple[str, str]]:
         ),
         ("engine", engine_words(config)),
     ]
+
+
+def adapter_equation(config: "Config") -> list[tuple[str, str]]:
+    """With what is trained of how much, where the model's arithmetic is known."""
+    from raysft.estimate.shape import dims_of, parameters, trained
+
+    words = config.adapter.words
+    if words is None:
+        return []
+    with suppress(UserError, ValueError, KeyError, TypeError):  # told by whoever reads the model
+        dims = dims_of(config)
+        updated, total = trained(dims), sum(parameters(dims).values())
+        words += f": trains {updated:,} of {total:,} parameters ({updated / total:.2%})"
+    return [("adapter", words)]
 
 
 def steps_equation(config: "Config") -> str:

@@ -23,8 +23,9 @@ GENERATION_CONFIG = "generation_config.json"
 def export_checkpoint(source: Path, to: Path | None, *, merged: bool | None = None) -> Path:
     """`source` is a run directory (its newest checkpoint is taken) or one checkpoint folder.
 
-    merged: of a run with an adapter, whether a whole model is written or the adapter alone; None is
-    as its config says. The weights are the fp32 ones that the optimizer keeps, in the precision of the run.
+    The weights are the fp32 ones that the optimizer keeps, in the precision of the run. merged: of
+    a run with an adapter, whether a whole model is written or the adapter alone; None is as its
+    config says.
     Raises UserError when there is no whole checkpoint or the target exists, and for `merged` of a
     run without an adapter.
     """
@@ -158,7 +159,7 @@ def keep_generation_config(model: Any, hf_folder: Path) -> None:
 
 
 def set_modes(folder: Path) -> None:
-    """As the umask says, like a plain file in it: safetensors makes files that their owner alone reads."""
+    """As the umask says, like a plain file: safetensors makes such that their owner alone reads."""
     like = next(name for name in ("config.json", ADAPTER) if (folder / name).exists())
     for path in folder.iterdir():
         shutil.copymode(folder / like, path)

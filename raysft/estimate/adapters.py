@@ -1,0 +1,70 @@
+"""What a low-rank adapter is of a model whose arithmetic is known: its weights, and what it keeps.
+
+The layers are those of transformers, by their names; a test holds each count to peft's.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from raysft.config.adapter import Adapter
+from raysft.errors import UserError
+from raysft.estimate.families import Adapted, Dims
+
+# Linear layers of a block and what they are.
+SEPARATE = {"q_proj": "q", "k_proj": "kv", "v_proj": "kv"}
+LLAMA = SEPARATE | {"o_proj": "o", "gate_proj": "up", "up_proj": "up", "down_proj": "down"}
+LINEARS: Mapping[str, Mapping[str, str]] = {
+    "gpt2": {"attn.c_attn": "qkv", "attn.c_proj": "o", "mlp.c_fc": "up", "mlp.c_proj": "down"},
+    "phi": SEPARATE | {"dense": "o", "fc1": "up", "fc2": "down"},
+    "phi3": {"qkv_proj": "qkv", "o_proj": "o", "gate_up_proj": "both", "down_proj": "down"},
+    "gpt_neox": {
+        "query_key_value": "qkv", "dense": "o", "dense_h_to_4h": "up", "dense_4h_to_h": "down",
+    },
+    "opt": SEPARATE | {"out_proj": "o", "fc1": "up", "fc2": "down"},
+}  # fmt: skip
+
+
+def adapted(dims: Dims, adapter: Adapter) -> Dims:
+    """The model with this adapter, all else frozen; as it is where there is none.
+
+    Raises UserError where none of the names is a layer of the family.
+    """
+    if adapter.rank is None:
+        return dims
+    sizes = [size for name, size in linears(dims).items() if is_target(name, adapter)]
+    if not sizes:
+        raise UserError(
+            f"adapter.target_modules: none of {', '.join(adapter.target_modules)} is a layer of "
+            f"this model; it has {', '.join(linears(dims))}"
+        )
+    dora = adapter.variant == "dora"
+    rank, trained = adapter.rank, sum(adapter.rank * sum(size) for size in sizes)
+    outputs = sum(out for _, out in sizes)
+    return replace(
+        dims,
+        adapter=Adapted(
+            trained=dims.n_layer * (trained + dora * outputs),
+            largest=rank * max(max(size) for size in sizes),
+            # Between its two matrices; DoRA also what the layer gives, and what it adds to that.
+            kept=rank * len(sizes) + dora * 2 * outputs,
+            dropped=sum(width for width, _ in sizes) if adapter.dropout else 0,
+        ),
+    )
+
+
+def linears(dims: Dims) -> dict[str, tuple[int, int]]:
+    """Inputs and outputs of the linear layers of a block, by name."""
+    d, query, key_value, inner = dims.n_embd, dims.query, dims.key_value, dims.inner
+    sizes = {
+        "qkv": (d, query + 2 * key_value), "q": (d, query), "kv": (d, key_value), "o": (query, d),
+        "up": (d, inner), "both": (d, 2 * inner), "down": (inner, d),
+    }  # fmt: skip
+    return {name: sizes[kind] for name, kind in LINEARS.get(dims.family, LLAMA).items()}
+
+
+def is_target(name: str, adapter: Adapter) -> bool:
+    """As peft takes names: the whole, or the last parts of one."""
+    if adapter.target_modules == "auto":
+        return True
+    return any(name == one or f".{name}".endswith(f".{one}") or one.endswith(f".{name}")
+               for one in adapter.target_modules)  # fmt: skip
