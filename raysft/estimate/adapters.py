@@ -3,7 +3,7 @@
 The layers are those of transformers, by their names; a test holds each count to peft's.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from raysft.config.adapter import Adapter
@@ -31,25 +31,40 @@ def adapted(dims: Dims, adapter: Adapter) -> Dims:
     """
     if adapter.rank is None:
         return dims
-    sizes = [size for name, size in linears(dims).items() if is_target(name, adapter)]
-    if not sizes:
+    names = [name for name in linears(dims) if is_target(name, adapter)]
+    if not names:
         raise UserError(
             f"adapter.target_modules: none of {', '.join(adapter.target_modules)} is a layer of "
             f"this model; it has {', '.join(linears(dims))}"
         )
+    sizes = [linears(dims)[name] for name in names]
     dora = adapter.variant == "dora"
-    rank, trained = adapter.rank, sum(adapter.rank * sum(size) for size in sizes)
+    rank, weights = adapter.rank, adapter.rank * sum(map(sum, sizes))
     outputs = sum(out for _, out in sizes)
     return replace(
         dims,
         adapter=Adapted(
-            trained=dims.n_layer * (trained + dora * outputs),
-            largest=rank * max(max(size) for size in sizes),
+            trained=dims.n_layer * (weights + dora * outputs),
+            largest=rank * max(map(max, sizes)),
             # Between its two matrices; DoRA also what the layer gives, and what it adds to that.
             kept=rank * len(sizes) + dora * 2 * outputs,
             dropped=sum(width for width, _ in sizes) if adapter.dropout else 0,
+            replaced=sum(read(dims, names).values()) if adapter.dropout else 0,
         ),
     )
+
+
+def read(dims: Dims, names: Sequence[str]) -> dict[str, int]:
+    """Widths of what these layers read, each once: some read the same."""
+    first = "norm" if dims.parallel or dims.norms == 1 else "second norm"
+    inputs = {"o": ("attention", dims.query), "down": ("inside", 0 if dims.relu else dims.inner)}
+    inputs |= dict.fromkeys(("up", "both"), (first, dims.n_embd))
+    kinds = kinds_of(dims)
+    return dict(inputs.get(kinds[name], ("norm", dims.n_embd)) for name in names)
+
+
+def kinds_of(dims: Dims) -> Mapping[str, str]:
+    return LINEARS.get(dims.family, LLAMA)
 
 
 def linears(dims: Dims) -> dict[str, tuple[int, int]]:
@@ -59,7 +74,7 @@ def linears(dims: Dims) -> dict[str, tuple[int, int]]:
         "qkv": (d, query + 2 * key_value), "q": (d, query), "kv": (d, key_value), "o": (query, d),
         "up": (d, inner), "both": (d, 2 * inner), "down": (inner, d),
     }  # fmt: skip
-    return {name: sizes[kind] for name, kind in LINEARS.get(dims.family, LLAMA).items()}
+    return {name: sizes[kind] for name, kind in kinds_of(dims).items()}
 
 
 def is_target(name: str, adapter: Adapter) -> bool:

@@ -15,7 +15,8 @@ class Adapted(NamedTuple):
     trained: int  # parameters
     largest: int  # of one of its matrices
     kept: int  # for the backward pass, of a token
-    dropped: int  # inputs of a token that dropout goes over: each kept, and what was left out
+    dropped: int  # inputs of a token's that dropout goes over, those of each layer by itself
+    replaced: int  # inputs of a token's that are kept no longer, because what is left of them is
 
 
 @dataclass(frozen=True)

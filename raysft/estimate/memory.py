@@ -150,7 +150,8 @@ def kept(layout: Layout, dims: Dims) -> float:
     wide = 4 / layout.weight_bytes  # fp32
     mlp = dims.inner * (4 if dims.gated else 1 if dims.relu else 2)
     attention = 3.0 * query + 2 * key_value
-    norm = wide + (wide if dims.weighs_in_fp32 else 1)
+    # What it has divided is kept for the gradient of its weight.
+    norm = wide if dims.adapter else wide + (wide if dims.weighs_in_fp32 else 1)
     norms = dims.norms * norm if dims.rms_norm else 1 if dims.parallel else dims.norms
     read = min(dims.norms, 2)
     total = mlp + attention + d * (norms + read)
@@ -158,8 +159,10 @@ def kept(layout: Layout, dims: Dims) -> float:
         total += norm * (query + key_value)
     if layout.eager or dims.soft_capped:
         total += (2 if layout.eager else 3) * dims.n_head * layout.record_tokens
-    if dims.adapter:  # what is dropped out is kept as a byte each
-        total += dims.adapter.kept + dims.adapter.dropped * (1 + 1 / layout.weight_bytes)
+    if dims.adapter:
+        # What dropout leaves, and which it was, a byte each on a GPU, in place of what it read.
+        mask = 1 / layout.weight_bytes if layout.on_gpu else 1
+        total += dims.adapter.kept + dims.adapter.dropped * (1 + mask) - dims.adapter.replaced
     return total
 
 

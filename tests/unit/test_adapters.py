@@ -13,14 +13,15 @@ from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.estimate.adapters import adapted, linears
 from raysft.estimate.families import dims_of_family, gpt2_dims
-from raysft.estimate.memory import layout_of, memory_bytes
+from raysft.estimate.memory import kept, layout_of, memory_bytes
 from raysft.estimate.report import advice, total_gib
 from raysft.estimate.shape import flops, parameters
 from raysft.model.adapter import add_adapter, require_targets
+from raysft.model.load import DTYPES, load_model
 from raysft.train.optimizer import decay_groups
 from tests.unit.test_families import SMALL, VARIANTS, built
 
-FIXED = ("engine.zero_stage=1", "batch.tokens_per_micro_batch=256")
+FIXED = ("engine.zero_stage=1", "batch.tokens_per_micro_batch=512")
 PRETRAINED = ("model.init=pretrained", "model.path=base", "model.tokenizer=demo")
 
 
@@ -58,7 +59,7 @@ def test_trained_parameters_and_flops_are_those_of_peft_and_torch(
 
 @pytest.mark.parametrize("target", ["c_attn", "mlp.c_proj", "c_proj"])
 def test_named_layers_are_those_that_peft_takes(target: str) -> None:
-    hf_config = AutoConfig.for_model("gpt2", **SMALL)
+    hf_config = AutoConfig.for_model("gpt2", **SMALL, n_inner=96)
     model = built(hf_config, "cpu")
     config = config_of("adapter.rank=3", f'adapter.target_modules=["{target}"]')
     add_adapter(config, model)
@@ -157,3 +158,39 @@ def test_a_family_has_its_layers_by_name() -> None:
     assert set(linears(gpt2_dims(1, 64, 4, 64, 99))) == {
         "attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize("setting", ["variant=lora", "dropout=0.1", "variant=dora"])
+@pytest.mark.parametrize("kind", ["gpt2", "llama", "phi"])
+def test_what_a_layer_keeps_for_the_backward_pass(kind: str, setting: str, precision: str) -> None:
+    """By the storages that autograd keeps, of one layer more, but those of attention itself."""
+    tokens, dtype, counted = 120, DTYPES[precision], []
+    scratch = load_config("gpt2-tiny-cpu", [f"engine.precision={precision}", *FIXED])
+    config = config_of(f"engine.precision={precision}", "adapter.rank=4", f"adapter.{setting}")
+    for layers in (1, 2):
+        other = {"num_hidden_layers": layers, "num_key_value_heads": 4, "n_inner": 96}
+        hf_config = AutoConfig.for_model(kind, **SMALL | other)
+        model = load_model(scratch, hf_config, {}, 199).to(dtype)
+        add_adapter(config, model)
+        model.enable_input_require_grads()
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        kept_bytes: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor, own: Any = own, found: Any = kept_bytes) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own and tokens in tensor.shape:
+                found[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            base = getattr(model.train(), model.base_model_prefix)
+            alive = base(torch.zeros(1, tokens, dtype=torch.int64), use_cache=False)
+        counted.append(sum(kept_bytes.values()))
+        del alive
+    dims = dims_of_family(hf_config.to_dict())
+    assert dims is not None
+    layout = layout_of(config)
+    expected = kept(layout, adapted(dims, config.adapter)) - 2 * (dims.query + dims.key_value)
+    found = (counted[1] - counted[0]) / tokens / layout.weight_bytes
+    assert found == pytest.approx(expected, rel=0.05)
