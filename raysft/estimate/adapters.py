@@ -3,6 +3,7 @@
 The layers are those of transformers, by their names; a test holds each count to peft's.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -31,24 +32,19 @@ def adapted(dims: Dims, adapter: Adapter) -> Dims:
     """
     if adapter.rank is None:
         return dims
-    names = [name for name in linears(dims) if is_target(name, adapter)]
-    if not names:
-        raise UserError(
-            f"adapter.target_modules: none of {', '.join(adapter.target_modules)} is a layer of "
-            f"this model; it has {', '.join(linears(dims))}"
-        )
-    sizes = [linears(dims)[name] for name in names]
+    places = targeted(dims, adapter)
+    sizes = linears(dims)
+    names = sorted({name for _, name in places})
     dora = adapter.variant == "dora"
-    rank, weights = adapter.rank, adapter.rank * sum(map(sum, sizes))
-    outputs = sum(out for _, out in sizes)
+    rank, outputs = adapter.rank, sum(sizes[name][1] for name in names)
     return replace(
         dims,
         adapter=Adapted(
-            trained=dims.n_layer * (weights + dora * outputs),
-            largest=rank * max(map(max, sizes)),
+            trained=sum(rank * sum(sizes[n]) + dora * sizes[n][1] for _, n in places),
+            largest=rank * max(max(sizes[name]) for name in names),
             # Between its two matrices; DoRA also what the layer gives, and what it adds to that.
-            kept=rank * len(sizes) + dora * 2 * outputs,
-            dropped=sum(width for width, _ in sizes) if adapter.dropout else 0,
+            kept=rank * len(names) + dora * 2 * outputs,
+            dropped=sum(sizes[name][0] for name in names) if adapter.dropout else 0,
             replaced=sum(read(dims, names).values()) if adapter.dropout else 0,
         ),
     )
@@ -77,9 +73,26 @@ def linears(dims: Dims) -> dict[str, tuple[int, int]]:
     return {name: sizes[kind] for name, kind in kinds_of(dims).items()}
 
 
-def is_target(name: str, adapter: Adapter) -> bool:
-    """As peft takes names: the whole, or the last parts of one."""
+def targeted(dims: Dims, adapter: Adapter) -> set[tuple[int, str]]:
+    """Number of the block and name of each layer with an adapter: by the whole of its name, or the
+    last parts, as peft takes names.
+
+    Raises UserError where one of the names is no layer of the family.
+    """
+    layers, names = range(dims.n_layer), linears(dims)
     if adapter.target_modules == "auto":
-        return True
-    return any(name == one or f".{name}".endswith(f".{one}") or one.endswith(f".{name}")
-               for one in adapter.target_modules)  # fmt: skip
+        return {(layer, name) for layer in layers for name in names}
+    found: set[tuple[int, str]] = set()
+    for target in adapter.target_modules:
+        numbered = re.search(r"\.(\d+)\.", f".{target}")
+        among = [int(numbered[1])] if numbered else layers
+        fits = [
+            n for n in names if f".{n}".endswith(f".{target}") or f".{target}".endswith(f".{n}")
+        ]
+        if not fits:
+            raise UserError(
+                f"adapter.target_modules: {target!r} is no linear layer of this model below its "
+                f"head; it has {', '.join(names)}"
+            )
+        found |= {(layer, name) for layer in among for name in fits}
+    return found

@@ -37,6 +37,7 @@ def check(
     config, reads_data = (config, True) if verb is None else verb.inputs(config)
     check_template(config.data.template, elsewhere=elsewhere)
     warnings = check_model(config, elsewhere=elsewhere)
+    check_adapter(config)
     if reads_data:
         from raysft.data.first import check_data
 
@@ -75,6 +76,20 @@ def check_model(config: "Config", *, elsewhere: bool) -> list[str]:
     model = found.get(wanted.get("model.path", "")) if is_read(config) else None
     check_files(config, model, found.get(config.model.tokenizer_path))
     return warnings
+
+
+def check_adapter(config: "Config") -> None:
+    """Raises UserError where its targets are none of the layers, as far as those are known."""
+    from raysft.estimate.adapters import adapted
+    from raysft.estimate.shape import dims_of_model
+
+    if not config.adapter.is_there:
+        return
+    try:
+        dims = dims_of_model(config)
+    except (UserError, ValueError, KeyError, TypeError):  # the model tells
+        return
+    adapted(dims, config.adapter)
 
 
 def check_template(name: str, *, elsewhere: bool) -> None:

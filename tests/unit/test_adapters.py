@@ -57,7 +57,7 @@ def test_trained_parameters_and_flops_are_those_of_peft_and_torch(
     assert sum(flops(ours, 64, 64 * 64, 64).values()) == pytest.approx(counted, rel=0.02)
 
 
-@pytest.mark.parametrize("target", ["c_attn", "mlp.c_proj", "c_proj"])
+@pytest.mark.parametrize("target", ["c_attn", "mlp.c_proj", "c_proj", "h.1.mlp.c_fc"])
 def test_named_layers_are_those_that_peft_takes(target: str) -> None:
     hf_config = AutoConfig.for_model("gpt2", **SMALL, n_inner=96)
     model = built(hf_config, "cpu")
@@ -92,9 +92,13 @@ def test_weights_from_scratch_take_no_adapter() -> None:
 
 @pytest.mark.parametrize("target", ["q_proj", "lm_head", "wte", "ttn"])
 def test_a_target_that_is_no_layer_is_told_with_those_there_are(target: str) -> None:
+    """By the model, and before there is one by its arithmetic."""
     model = built(AutoConfig.for_model("gpt2", **SMALL), "cpu")
     with pytest.raises(UserError, match="it has c_attn, c_fc, c_proj"):
         require_targets(model, [target])
+    adapter = Adapter(rank=4, target_modules=("c_attn", target))
+    with pytest.raises(UserError, match=r"it has attn.c_attn, attn.c_proj"):
+        adapted(gpt2_dims(2, 64, 4, 64, 99), adapter)
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
