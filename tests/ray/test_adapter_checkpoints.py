@@ -44,12 +44,15 @@ def losses(events: list[Event]) -> list[tuple[float, float]]:
     return [(step["loss"], step["grad_norm"]) for step in steps_of(events) if step["step"] > 3]
 
 
-@pytest.mark.parametrize(("stage", "variant"), [(0, "lora"), (1, "lora"), (2, "lora"), (3, "dora")])
+CASES = [(0, 2, "lora"), (1, 3, "lora"), (2, 0, "rslora"), (3, 1, "dora")]
+
+
+@pytest.mark.parametrize(("stage", "then", "variant"), CASES)
 def test_it_goes_on_to_the_bit_and_with_others(
-    tiny_model: Path, tmp_path: Path, stage: int, variant: str
+    tiny_model: Path, tmp_path: Path, stage: int, then: int, variant: str
 ) -> None:
-    """Also with another number of workers at another stage."""
-    config = laid_out(tiny_model, stage, 2, f"adapter.variant={variant}", "adapter.dropout=0.1")
+    """As it was, to the bit; and by one worker at another stage."""
+    config = laid_out(tiny_model, stage, 2, f"adapter.variant={variant}")
     _, events, _ = fit_in(tmp_path / "run", config)
     wanted = losses(events)
     counts = next(event for event in events if isinstance(event, Workers))
@@ -60,18 +63,21 @@ def test_it_goes_on_to_the_bit_and_with_others(
     assert state < 24 * counts.trained + 300_000 < 4 * counts.parameters / 4
     assert all("lora_" in name for name in read_weights(saved))
 
-    same = cut(tmp_path / "run", tmp_path / "same")
-    _, told, _ = fit_in(same, config)
+    _, told, _ = fit_in(cut(tmp_path / "run", tmp_path / "same"), config)
     assert goes_on(told) == wanted
+    others = laid_out(tiny_model, then, 1, f"adapter.variant={variant}")
+    _, told, _ = fit_in(cut(tmp_path / "run", tmp_path / "others"), others)
+    assert goes_on(told) == [pytest.approx(row, abs=1e-4) for row in wanted]
 
-    # Dropout is drawn by each worker: without, so that one draws what two have drawn.
-    off = ("adapter.dropout=0", f"adapter.variant={variant}")
-    others = cut(tmp_path / "run", tmp_path / "others")
-    _, told, _ = fit_in(others, laid_out(tiny_model, stage, 2, *off))
-    changed = cut(tmp_path / "run", tmp_path / "changed")
-    _, again, _ = fit_in(changed, laid_out(tiny_model, {0: 2, 1: 3, 2: 0, 3: 1}[stage], 1, *off))
-    assert goes_on(told) != wanted
-    assert goes_on(again) == [pytest.approx(row, abs=1e-4) for row in losses(told)]
+
+def test_its_dropout_goes_on_to_the_bit(tiny_model: Path, tmp_path: Path) -> None:
+    config = laid_out(tiny_model, 3, 2, "adapter.dropout=0.2")
+    _, events, _ = fit_in(tmp_path / "run", config)
+    _, told, _ = fit_in(cut(tmp_path / "run", tmp_path / "same"), config)
+    assert goes_on(told) == losses(events)
+    without = laid_out(tiny_model, 3, 2)
+    _, told, _ = fit_in(cut(tmp_path / "run", tmp_path / "without"), without)
+    assert goes_on(told) != losses(events)
 
 
 def logits(model: Any) -> torch.Tensor:

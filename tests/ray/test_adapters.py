@@ -1,11 +1,18 @@
 """Adapters on Ray and DeepSpeed against peft in a plain PyTorch loop."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from raysft.model.answers import answered, questions
+from raysft.model.generate import load
+from raysft.runs import rundir
+from raysft.runs.events import Sample
+from raysft.train.objectives.dpo import dpo
+from tests.ray import pair_reference
 from tests.ray.conftest import Groups, steps_of, tiny_config
 from tests.ray.reference import five_steps
 
@@ -22,26 +29,25 @@ VARIANTS: dict[str, tuple[dict[str, Any], list[str]]] = {
 }
 
 
-def plain(tiny_model: Path, options: dict[str, Any]) -> Any:
-    """Losses, gradient norms and the trained model of five plain steps with peft."""
+def with_peft(**options: Any) -> Callable[[Any], Any]:
     from peft import LoraConfig, get_peft_model
 
     usual = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-    kept = []
 
     def adapted(model: Any) -> Any:
         torch.manual_seed(0)  # run.seed
-        config = LoraConfig(**{**usual, **options, "fan_in_fan_out": True})
-        kept.append(get_peft_model(model, config))
-        return kept[0]
+        return get_peft_model(model, LoraConfig(**{**usual, **options, "fan_in_fan_out": True}))
 
-    losses, norms, _ = five_steps(tiny_model, tiny_model.parent / "records.json", prepares=adapted)
-    return losses, norms, kept[0]
+    return adapted
 
 
 @pytest.fixture(scope="module")
 def expected(tiny_model: Path) -> dict[str, Any]:
-    return {name: plain(tiny_model, options) for name, (options, _) in VARIANTS.items()}
+    records = tiny_model.parent / "records.json"
+    return {
+        name: five_steps(tiny_model, records, prepares=with_peft(**options))
+        for name, (options, _) in VARIANTS.items()
+    }
 
 
 LAYOUTS = {
@@ -107,3 +113,38 @@ def compare(
     assert losses[-1] < losses[0] - 0.02, "it learns too little to show anything"
     assert [step["loss"] for step in steps] == pytest.approx(losses, abs=1e-4)
     assert [step["grad_norm"] for step in steps] == pytest.approx(norms, abs=1e-4)
+
+
+@pytest.mark.parametrize(("workers", "stage"), [(1, 1), (2, 3)])
+def test_dpo_equals_peft_in_plain_pytorch(
+    tiny_model: Path, tmp_path: Path, groups: Groups, workers: int, stage: int
+) -> None:
+    """Its reference is the model without the adapter."""
+    pairs = pair_reference.write_pairs(tiny_model.parent / "records.json")
+    losses, norms, _ = pair_reference.five_steps(tiny_model, pairs, "dpo", with_peft())
+    config = tiny_config(
+        tiny_model, RANK, f"data.path={pairs}", f"scaling.workers={workers}",
+        f"engine.zero_stage={stage}", "dpo.nll_weight=0", "batch.tokens_per_micro_batch=256",
+    )  # fmt: skip
+    _, events, _ = groups.fit_in(tmp_path, config, dpo(config.dpo))
+    steps = steps_of(events)
+    assert losses[-1] < losses[0] - 0.005, "it learns too little to show anything"
+    assert [step["loss"] for step in steps] == pytest.approx(losses, rel=1e-5, abs=1e-4)
+    assert [step["grad_norm"] for step in steps] == pytest.approx(norms, rel=1e-4, abs=1e-4)
+    assert (steps[0]["reward_margin"], steps[0]["kl"]) == pytest.approx((0.0, 0.0), abs=1e-4)
+
+
+def test_answers_on_the_way_are_those_of_the_adapter(
+    tiny_model: Path, tmp_path: Path, groups: Groups
+) -> None:
+    """A copy of the model has the weights of the adapter: its answers are those at the end."""
+    learns = ("optim.lr=2e-2", "run.max_steps=12", "adapter.rank=8", "data.eval_fraction=0.25")
+    looks = ("eval.generate_every_steps=11", "eval.exact_match_records=4", "run.samples=4")
+    layout = ("adapter.variant=dora", "engine.zero_stage=3", "scaling.workers=2")
+    config = tiny_config(tiny_model, *learns, *looks, *layout, "schedule.min_lr_ratio=0")
+    _, events, data = groups.fit_in(tmp_path, config)
+    midway = [event.answer for event in events if isinstance(event, Sample)]
+    asked = questions(data.heldout, 4)
+    ended = [one.answer for one in answered(*load(str(tmp_path / rundir.MODEL)), asked)]
+    begun = [one.answer for one in answered(*load(str(tiny_model)), asked)]
+    assert midway == ended != begun
