@@ -31,15 +31,15 @@ def export_checkpoint(source: Path, to: Path | None, *, merged: bool | None = No
     """
     run_dir = find_run(source)
     spec = rundir.read_run(run_dir / rundir.RUN, "config")
+    config = validate(spec["config"], where=str(run_dir / rundir.RUN))
+    if merged is not None and not config.adapter.is_there:
+        raise UserError(f"{run_dir} has trained no adapter: leave out --merge and --adapter")
     checkpoint = newest_checkpoint(source) if source == run_dir else source
     target = to or run_dir / rundir.MODEL
     if target.exists():
         raise UserError(f"{target} exists: name another folder with --to, or remove it")
     if wrong := damage(checkpoint):
         raise UserError(f"{checkpoint} is damaged: {wrong}. Name another one, if there is any")
-    config = validate(spec["config"], where=str(run_dir / rundir.RUN))
-    if merged is not None and not config.adapter.is_there:
-        raise UserError(f"{run_dir} has trained no adapter: leave out --merge and --adapter")
     merged = config.adapter.merge if merged is None else merged
     facts = facts_of(run_dir, step_of(checkpoint))
     write_folder(config, checkpoint, target, facts, merged=merged)
