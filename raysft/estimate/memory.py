@@ -72,7 +72,8 @@ def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
     none of the pieces that the backward pass freed is large enough, and the process keeps both.
     """
     process = {} if layout.on_gpu else {"process": CPU_PROCESS_GIB * GIB}
-    states = model_states(layout, sum(parameters(dims).values()), trained(dims))
+    beside = dims.adapter.trained if dims.adapter else 0
+    states = model_states(layout, sum(parameters(dims).values()) + beside, trained(dims))
     backward = {
         "gathered weights": gathered(layout, dims),
         "activations": activations(layout, dims),

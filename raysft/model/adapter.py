@@ -4,7 +4,9 @@ They are put into the model that is there, which stays what transformers made: n
 wrapped around it.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +51,17 @@ def inject(model: Any, peft_config: Any, seed: int = 0) -> None:
     depend on it."""
     from peft import inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_future_warnings():
         torch.default_generator.manual_seed(seed)
         inject_adapter_in_model(peft_config, model, NAME)
+
+
+@contextmanager
+def without_future_warnings() -> Iterator[None]:
+    """peft 0.21.2 asks for an attribute that transformers 5.23 is about to rename."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def peft_config_of(model: Any) -> Any:

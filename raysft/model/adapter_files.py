@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from raysft.model.adapter import NAME, inject, peft_config_of
+from raysft.model.adapter import NAME, inject, peft_config_of, without_future_warnings
 from raysft.model.files import base_of
 from raysft.model.load import auto_class, load_from_hub_or_folder, load_weights
 from raysft.model.text_part import text_part
@@ -75,5 +75,6 @@ def load_adapted(folder: Path, **options: Any) -> Any:
 def with_adapter(base: Any, folder: Path, *, merged: bool) -> Any:
     from peft import PeftModel
 
-    wrapped = PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=False)
+    with without_future_warnings():
+        wrapped = PeftModel.from_pretrained(base, folder, autocast_adapter_dtype=False)
     return wrapped.merge_and_unload() if merged else wrapped.get_base_model()

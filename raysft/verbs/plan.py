@@ -98,7 +98,8 @@ def adapter_equation(config: "Config") -> list[tuple[str, str]]:
         return []
     with suppress(UserError, ValueError, KeyError, TypeError):  # told by whoever reads the model
         dims = dims_of(config)
-        updated, total = trained(dims), sum(parameters(dims).values())
+        updated = trained(dims)
+        total = sum(parameters(dims).values()) + updated
         words += f": trains {updated:,} of {total:,} parameters ({updated / total:.2%})"
     return [("adapter", words)]
 

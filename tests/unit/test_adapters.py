@@ -140,7 +140,7 @@ def test_model_states_by_hand() -> None:
         layout_of(config_of()), stage=2, workers=4, weight_bytes=2, accumulates=True, on_gpu=True
     )
     parts = memory_bytes(layout, dims)
-    assert parts["weights"] == 2 * sum(parameters(dims).values())
+    assert parts["weights"] == 2 * (sum(parameters(dims).values()) + trained)
     assert parts["gradients"] == 4 * trained / 4
     assert parts["master weights"] == 4 * trained / 4
     assert parts["Adam moments"] == 8 * trained / 4
