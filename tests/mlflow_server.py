@@ -19,8 +19,18 @@ from filelock import FileLock
 STARTS_WITHIN_S = 120.0
 # The client's package contains the server, and lacks these, which the server imports. The whole
 # package would bring scipy, scikit-learn, pyarrow and more: 851 MB, and four minutes.
-SERVER_IMPORTS = ["aiohttp", "alembic", "cryptography", "flask", "flask-cors", "graphene", "gunicorn", "huey", "pandas", "sqlalchemy"]
-)
+SERVER_IMPORTS = [
+    "aiohttp",
+    "alembic",
+    "cryptography",
+    "flask",
+    "flask-cors",
+    "graphene",
+    "gunicorn",
+    "huey",
+    "pandas",
+    "sqlalchemy",
+]
 KEPT = "raysft-tests"  # in the user's cache, from one session of tests to the next
 
 

@@ -44,6 +44,8 @@ def parameters_table(facts: Facts) -> FittedTable:
     for name, count in parts.items():
         table.add_row(name, f"{count:,}", f"{count / total:.1%}")
     table.add_row("all", f"{total:,}", "", style="bold")
+    if (trained := facts["trained"]) < total:
+        table.add_row("adapter, which is trained", f"{trained:,}", f"{trained / total:.2%}")
     return table
 
 

@@ -48,6 +48,13 @@ LongestOption = Annotated[int, typer.Option(min=1, help="Longest answer, in toke
 def export(
     run_dir: RunDirArgument,
     to: Annotated[Path | None, typer.Option("--to", help="Default: RUN/model.")] = None,
+    merge: Annotated[
+        bool | None,
+        typer.Option(
+            "--merge/--adapter",
+            help="An adapter: merged into its model, or alone. Default: adapter.merge.",
+        ),
+    ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option("--push-to-hub", metavar="NAME", help="And upload it there.")
     ] = None,
@@ -73,8 +80,9 @@ def export(
     with only_the_result_on_stdout():
         from raysft.train.checkpoint.export import export_checkpoint, exported, push_run
 
-        folder = exported(run_dir) if push_to_hub is not None and to is None else None
-        folder = folder or export_checkpoint(run_dir, to)
+        as_it_is = push_to_hub is not None and to is None and merge is None
+        folder = exported(run_dir) if as_it_is else None
+        folder = folder or export_checkpoint(run_dir, to, merged=merge)
         if push_to_hub is not None:
             url = push_run(folder, run_dir, push_to_hub, private=private)
             terminal.fact("pushed to", url)

@@ -31,7 +31,9 @@ def show_data(facts: Mapping[str, Any]) -> None:
 
 def show_workers(event: events.Workers) -> None:
     hardware = event.observed["gpu"] or event.observed["cpu"]
-    fact("parameters", f"{event.parameters:,}")
+    total, trained = event.parameters, event.trained
+    share = f"; {trained:,} of them are trained ({trained / total:.2%})"
+    fact("parameters", f"{total:,}{share if trained < total else ''}")
     workers = event.world_size
     fact("hardware", f"{workers} worker{'' if workers == 1 else 's'}, {hardware}")
     optimizer, _, fallback = event.optimizer.partition("; ")

@@ -6,6 +6,7 @@ reaches. Rules that need more than one section are in `Config.check_sections`.
 
 from pydantic import model_validator
 
+from raysft.config.adapter import Adapter
 from raysft.config.align import Align
 from raysft.config.data import DEMO, Data
 from raysft.config.model import Model
@@ -23,6 +24,7 @@ class Config(Section):
 
     run: Run = Run()
     model: Model
+    adapter: Adapter = Adapter()
     data: Data
     batch: Batch = Batch()
     optim: Optim = Optim()
@@ -137,6 +139,13 @@ class Config(Section):
                 f"model.compile needs engine.zero_stage 0 or 1, not {self.engine.zero_stage}: the "
                 "hooks of the higher stages would stop the compiler at every layer"
             )
+        if self.adapter.is_there and self.model.init == "scratch":
+            raise ValueError(
+                "adapter.rank trains beside weights that stay as they are, and those of model.init "
+                '= "scratch" have learnt nothing: leave out one of them'
+            )
+        if self.adapter.is_there and self.model.compile:
+            raise ValueError("model.compile is not tried with an adapter: leave out one of them")
         shape = self.model.shape
         if self.model.init == "scratch" and shape and self.batch.seq_len > shape.n_positions:
             raise ValueError(

@@ -26,6 +26,16 @@ def count_or_auto(value: Any) -> Any:
     raise ValueError(f'{value!r} is neither a number from 1 on nor "auto"')
 
 
+def names_or_auto(value: Any) -> Any:
+    """Raises ValueError that names both forms."""
+    named = isinstance(value, list | tuple) and all(isinstance(v, str) and v for v in value)
+    if value == "auto":
+        return value
+    if named and value:
+        return tuple(value)
+    raise ValueError(f'{value!r} is neither a list of names nor "auto"')
+
+
 def run_name(value: str) -> str:
     """Raises ValueError for what would not be one folder in run.storage, or no id of a job."""
     if not re.fullmatch(r"\w[\w.+=@-]{0,99}", value):

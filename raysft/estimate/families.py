@@ -5,8 +5,18 @@ too. Tests hold every count to the models that transformers builds.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+
+
+class Adapted(NamedTuple):
+    """A low-rank adapter, beside which nothing is trained. A token's are numbers of a layer."""
+
+    trained: int  # parameters
+    largest: int  # of one of its matrices
+    kept: int  # for the backward pass, of a token
+    dropped: int  # inputs of a token's that dropout goes over, those of each layer by itself
+    replaced: int  # inputs of a token's that are kept no longer, because what is left of them is
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Dims:
     parallel: bool = False  # attention and MLP read the same
     relu: bool = False
     soft_capped: bool = False  # attention keeps its scores
+    family: str = ""  # its key in FAMILIES
+    adapter: Adapted | None = None
 
 
 class Keys(NamedTuple):
@@ -241,8 +253,10 @@ def dims_of_family(raw: Mapping[str, Any]) -> Dims | None:
 
     Raises ValueError where a size is no whole number.
     """
-    family = FAMILIES.get(raw.get("model_type", ""))
-    return family.dims(keys_of(raw, family)) if family else None
+    name = raw.get("model_type", "")
+    family = FAMILIES.get(name)
+    dims = family.dims(keys_of(raw, family)) if family else None
+    return replace(dims, family=name) if dims else None
 
 
 def gpt2_dims(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
 from raysft.estimate.families import Dims
-from raysft.estimate.shape import parameters
+from raysft.estimate.shape import parameters, trained
 
 GIB = 2**30
 WEIGHT_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
@@ -72,7 +72,8 @@ def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
     none of the pieces that the backward pass freed is large enough, and the process keeps both.
     """
     process = {} if layout.on_gpu else {"process": CPU_PROCESS_GIB * GIB}
-    states = model_states(layout, sum(parameters(dims).values()))
+    beside = dims.adapter.trained if dims.adapter else 0
+    states = model_states(layout, sum(parameters(dims).values()) + beside, trained(dims))
     backward = {
         "gathered weights": gathered(layout, dims),
         "activations": activations(layout, dims),
@@ -86,17 +87,19 @@ def memory_bytes(layout: Layout, dims: Dims) -> dict[str, float]:
     return process | states | max(backward, updating, key=lambda parts: sum(parts.values()))
 
 
-def model_states(layout: Layout, count: int) -> dict[str, float]:
-    """Weights, gradients, FP32 master weights and Adam's two moments; `count`: N.
+def model_states(layout: Layout, count: int, updated: int | None = None) -> dict[str, float]:
+    """Weights, gradients, FP32 master weights and Adam's two moments; `count`: N. updated: those
+    that are trained, all where None.
 
     ZeRO-1 splits master and moments over the workers, ZeRO-2 gradients too, ZeRO-3 weights too.
     Gradients are kept in fp32 where micro-batches are summed, else as the weights are.
     """
     stage, workers, b = layout.stage, layout.workers, layout.weight_bytes
     gradient = 4 if layout.accumulates else b
-    share = {first: count / (workers if stage >= first else 1) for first in (1, 2, 3)}
+    updated = count if updated is None else updated
+    share = {first: updated / (workers if stage >= first else 1) for first in (1, 2)}
     states = {
-        "weights": b * share[3],
+        "weights": b * count / (workers if stage == 3 else 1),
         "gradients": gradient * share[2],
         # Stage 0 trains in fp32 only, on the weights themselves.
         "master weights": 4.0 * share[1] if stage else 0.0,
@@ -148,7 +151,8 @@ def kept(layout: Layout, dims: Dims) -> float:
     wide = 4 / layout.weight_bytes  # fp32
     mlp = dims.inner * (4 if dims.gated else 1 if dims.relu else 2)
     attention = 3.0 * query + 2 * key_value
-    norm = wide + (wide if dims.weighs_in_fp32 else 1)
+    # What it has divided is kept for the gradient of its weight.
+    norm = wide if dims.adapter else wide + (wide if dims.weighs_in_fp32 else 1)
     norms = dims.norms * norm if dims.rms_norm else 1 if dims.parallel else dims.norms
     read = min(dims.norms, 2)
     total = mlp + attention + d * (norms + read)
@@ -156,6 +160,10 @@ def kept(layout: Layout, dims: Dims) -> float:
         total += norm * (query + key_value)
     if layout.eager or dims.soft_capped:
         total += (2 if layout.eager else 3) * dims.n_head * layout.record_tokens
+    if dims.adapter:
+        # What dropout leaves, and which it was, a byte each on a GPU, in place of what it read.
+        mask = 1 / layout.weight_bytes if layout.on_gpu else 1
+        total += dims.adapter.kept + dims.adapter.dropped * (1 + mask) - dims.adapter.replaced
     return total
 
 
@@ -176,7 +184,8 @@ def loss(layout: Layout, dims: Dims) -> float:
     b, tokens = layout.weight_bytes, layout.micro_batch_tokens
     block = LOGIT_BLOCK_BYTES["cuda" if layout.on_gpu else "cpu"]
     in_block = min(tokens, block / (4 * dims.vocabulary))
-    summed = 4.0 * dims.vocabulary * dims.n_embd if layout.on_gpu and in_block < tokens else 0.0
+    sums = layout.on_gpu and in_block < tokens and not dims.adapter
+    summed = 4.0 * dims.vocabulary * dims.n_embd if sums else 0.0
     return 2.0 * b * tokens * dims.n_embd + in_block * dims.vocabulary * (4.0 + 2 * b) + summed
 
 
@@ -184,6 +193,9 @@ def raw_gradients(layout: Layout, dims: Dims) -> float:
     """Gradients as autograd makes them, until they are reduced: at stage 1 all, else a bucket and
     that of the token embedding, which both ends of the model fill where they are tied, once more
     than it is kept."""
+    if dims.adapter:
+        least = min(layout.bucket, dims.adapter.trained)
+        return layout.weight_bytes * float(layout.bucket if layout.stage >= 2 else least)
     embedding = dims.vocabulary * dims.n_embd
     if layout.stage == 1:
         again = embedding if dims.tied else 0
@@ -195,8 +207,8 @@ def update(layout: Layout, dims: Dims) -> float:
     """DeepSpeed's norm takes each gradient in fp64. Stage 1 lays all of its partition together in
     fp32. With several workers, stages 1 and 2 lay the weights together to send them, and stage 1
     the largest gradient."""
-    count, b = sum(parameters(dims).values()), layout.weight_bytes
-    largest = dims.vocabulary * dims.n_embd
+    count, b = trained(dims), layout.weight_bytes
+    largest = dims.adapter.largest if dims.adapter else dims.vocabulary * dims.n_embd
     norm = 8.0 * largest / (layout.workers if layout.stage >= 2 else 1)
     weights = float(b * count) if layout.workers > 1 else 0.0
     if layout.stage == 1:

@@ -4,19 +4,22 @@ import os
 from dataclasses import asdict, replace
 from typing import Any
 
+from raysft.config.adapter import Adapter
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.adapters import adapted
 from raysft.estimate.answers import beside_gib, iteration_flops
 from raysft.estimate.choose import choose
 from raysft.estimate.devices import DATASHEET
 from raysft.estimate.families import Dims
 from raysft.estimate.memory import GIB, Layout, activations, layout_of, memory_bytes
-from raysft.estimate.shape import dims_of, flops, parameters
+from raysft.estimate.shape import dims_of, flops, parameters, trained
 from raysft.estimate.step_time import Hardware, StepTime, scaling, step_time, traffic_bytes
 
 # Stage, optimizer offloaded, parameters offloaded.
 CHOICES = [(0, False, False), (1, False, False), (2, False, False), (3, False, False)]
 OFFLOADED = [(2, True, False), (3, True, False), (3, True, True)]
+USUAL_RANK = 16  # of an adapter that is only proposed
 LENGTHS = (128, 256, 512, 640, 768, 896, 1024)
 
 
@@ -57,6 +60,7 @@ def estimate(
     result = {
         "dims": asdict(dims),
         "parameters": parameters(dims),
+        "trained": trained(dims),
         "flops_per_token": {length: flops(dims, 1, length, 1) for length in lengths(config, dims)},
         "memory_gib": memory_table(layout, dims),
         "chosen": name_of(layout),
@@ -177,11 +181,13 @@ def advice(layout: Layout, dims: Dims, config: Config, memory_gib: float | None)
         fitting = [one for one in choices(layout) if total_gib(one, dims) <= memory_gib]
         words = f"{name_of(layout)} needs {total:.1f} GiB a worker, and there are {memory_gib:.1f}"
         checkpointed = replace(layout, checkpointing=True)
-        if total_gib(checkpointed, dims) <= memory_gib:
-            return [f"{words}: model.activation_checkpointing = true fits."]
-        if fitting:
-            return [f"{words}: {name_of(fitting[-1])} fits."]
-        return [f"{words}: take more workers, a shorter seq_len or a smaller micro-batch."]
+        fits = ["model.activation_checkpointing = true fits"]
+        if total_gib(checkpointed, dims) > memory_gib:
+            fits = [f"{name_of(fitting[-1])} fits"] if fitting else []
+        if fits:
+            return [f"{words}: {'; '.join([*fits, *an_adapter(layout, dims, memory_gib)])}."]
+        smaller = ["take more workers, a shorter seq_len or a smaller micro-batch"]
+        return [f"{words}: {', or '.join([*smaller, *an_adapter(layout, dims, memory_gib)])}."]
     lower = [
         one
         for one in choices(layout)
@@ -204,6 +210,19 @@ def advice(layout: Layout, dims: Dims, config: Config, memory_gib: float | None)
         f"{name_of(best)} also fits, in {total_gib(best, dims):.1f} of {memory_gib:.1f} GiB a "
         f"worker, and {sends}: it would be faster (engine.zero_stage = {best.stage})."
     ]
+
+
+def an_adapter(layout: Layout, dims: Dims, memory_gib: float) -> list[str]:
+    """That one would make the model fit as it is laid out, where there is none and it would."""
+    if dims.adapter:
+        return []
+    usual = Adapter(rank=USUAL_RANK)
+    total = total_gib(layout, adapted(dims, usual))
+    return (
+        [f"an adapter fits (adapter.rank = {USUAL_RANK}), in {total:.1f} GiB"]
+        if total <= memory_gib
+        else []
+    )
 
 
 def described(time: StepTime) -> dict[str, float]:

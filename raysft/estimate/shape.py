@@ -10,6 +10,7 @@ from typing import Any
 from raysft.config.data import DEMO, DEMO_VOCABULARY
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.adapters import adapted
 from raysft.estimate.families import FAMILIES, GPT2_NAMES, Dims, dims_of_family, gpt2_dims
 
 GPT2_VOCABULARY = 50_257
@@ -23,6 +24,14 @@ ON_THE_HUB = {
 
 
 def dims_of(config: Config) -> Dims:
+    """Of the model that a config trains, with its adapter where it has one.
+
+    Raises UserError where the config does not say it, or the model is of none of FAMILIES.
+    """
+    return adapted(dims_of_model(config), config.adapter)
+
+
+def dims_of_model(config: Config) -> Dims:
     """From `model.shape`, the config.json of a local folder or of the hub's cache, or the name of a
     GPT-2 on the hub.
 
@@ -129,6 +138,11 @@ def parameters(dims: Dims) -> dict[str, int]:
     }
 
 
+def trained(dims: Dims) -> int:
+    """Parameters that the optimizer updates."""
+    return dims.adapter.trained if dims.adapter else sum(parameters(dims).values())
+
+
 def flops(dims: Dims, tokens: float, pairs: float, supervised: float) -> dict[str, float]:
     """Forward and backward FLOPs by part. `pairs`: the sum of the squared lengths of the records.
 
@@ -138,6 +152,8 @@ def flops(dims: Dims, tokens: float, pairs: float, supervised: float) -> dict[st
                backward (Narayanan et al. 2021, section 3). All T x T pairs count, though a causal
                kernel or a sliding window skips some of them
     head       6 V d a supervised token; it is not computed for others
+    adapter    6 a weight of it and token; what it leaves as it is takes no gradient, so that
+               linear is 4 a weight, and the head 4 V d
 
     What is computed twice to save memory does not count twice: these are the model's FLOPs, as in
     MFU (Chowdhery et al. 2022, appendix B). For one token in a record of T, all of it supervised:
@@ -145,8 +161,10 @@ def flops(dims: Dims, tokens: float, pairs: float, supervised: float) -> dict[st
     """
     d = dims.n_embd
     weights = 2 * d * (dims.query + dims.key_value) + (3 if dims.gated else 2) * d * dims.inner
+    each = 4.0 if dims.adapter else 6.0
     return {
-        "linear": 6.0 * dims.n_layer * weights * tokens,
+        "linear": each * dims.n_layer * weights * tokens,
         "attention": 12.0 * dims.n_layer * dims.query * pairs,
-        "head": 6.0 * dims.vocabulary * d * supervised,
+        "head": each * dims.vocabulary * d * supervised,
+        **({"adapter": 6.0 * dims.adapter.trained * tokens} if dims.adapter else {}),
     }

@@ -5,7 +5,7 @@ from math import ceil
 
 from raysft.estimate.families import Dims
 from raysft.estimate.memory import Layout
-from raysft.estimate.shape import flops, parameters
+from raysft.estimate.shape import flops, parameters, trained
 
 UPDATE_BYTES = 34.0  # read and written a parameter: gradient 4+4, master and moments 24, weight 2
 
@@ -46,22 +46,25 @@ def traffic_bytes(layout: Layout, dims: Dims, micro_batches: int) -> dict[str, f
     at stages 0 and 1 and at every micro-batch from stage 2 on, and stage 3 gathers the weights for
     every forward and every backward.
     """
-    count, b = sum(parameters(dims).values()), layout.weight_bytes
-    part = count * (layout.workers - 1) / layout.workers
+    others, b = (layout.workers - 1) / layout.workers, layout.weight_bytes
+    part = trained(dims) * others  # an adapter alone is reduced, and gathered up to stage 2
     summed = 4 if layout.accumulates else b  # bytes of a gradient that was summed first
     if layout.stage == 0:
         return {"gradients": 2 * summed * part, "weights": 0.0}
     if layout.stage == 1:
         return {"gradients": summed * part, "weights": b * part}
-    gathers = 1 if layout.stage == 2 else 2 * micro_batches
-    return {"gradients": b * part * micro_batches, "weights": b * part * gathers}
+    whole = sum(parameters(dims).values()) * others
+    weights = b * part if layout.stage == 2 else 2 * micro_batches * b * whole
+    return {"gradients": b * part * micro_batches, "weights": weights}
 
 
 def computed_flops(layout: Layout, dims: Dims, tokens: float) -> float:
     """FLOPs of one worker. With activation checkpointing the forward pass of the layers is done
     twice, a third of forward and backward. Logits are not: see head_nll."""
     parts = flops(dims, tokens, tokens * layout.record_tokens, tokens)
-    again = (parts["linear"] + parts["attention"]) / 3 if layout.checkpointing else 0.0
+    linear = parts["linear"] / (2 if dims.adapter else 3)  # its forward pass: see shape.flops
+    layers = linear + (parts["attention"] + parts.get("adapter", 0.0)) / 3
+    again = layers if layout.checkpointing else 0.0
     return sum(parts.values()) + again
 
 
@@ -72,7 +75,7 @@ def step_time(layout: Layout, dims: Dims, sequences: int, hardware: Hardware) ->
     micro_batches = ceil(per_worker / at_once)
     tokens = per_worker * layout.record_tokens
     split = layout.workers if layout.stage else 1
-    updated = UPDATE_BYTES * sum(parameters(dims).values()) / split
+    updated = UPDATE_BYTES * trained(dims) / split
     memory = hardware.memory_bytes_per_second
     return StepTime(
         workers=layout.workers,

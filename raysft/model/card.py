@@ -12,6 +12,7 @@ from raysft.config.data import DEMO
 from raysft.config.schema import Config
 from raysft.data.sources import looks_like_hub_id, sources
 from raysft.model.card_code import usage
+from raysft.model.files import is_adapter
 from raysft.runs import metrics, rundir
 from raysft.runs.provenance import command_without_places, without_places
 
@@ -27,7 +28,7 @@ def write_card(config: Config, folder: Path, facts: Facts, repo: str | None = No
     base, verb = base_model(config, facts), facts.get("verb", "train")
     license = config.run.license or declared_license("model", base)
     sections = (
-        front_matter(config, base, license, verb),
+        front_matter(config, folder, base, license, verb),
         f"# {(repo or config.run.name or folder.name).rpartition('/')[2]}\n\n"
         f"{what_it_is(config, verb)}",
         f"## Use\n\n{usage(folder, repo, verb)}",
@@ -109,13 +110,15 @@ def declared_license(kind: str, path: str | None) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def front_matter(config: Config, base: str | None, license: str | None, verb: str) -> str:
+def front_matter(
+    config: Config, folder: Path, base: str | None, license: str | None, verb: str
+) -> str:
     from huggingface_hub import ModelCardData
 
     task = "text-classification" if verb == "reward" else "text-generation"
     datasets = [part.path for part in sources(config.data, config.data.path)]
     known = ModelCardData(
-        library_name="transformers",
+        library_name="peft" if is_adapter(folder) else "transformers",
         pipeline_tag=task,
         base_model=base if base and is_hub_model(base) else None,
         license=license,
@@ -212,6 +215,7 @@ def training(config: Config, facts: Facts) -> Iterator[tuple[str, Any]]:
     yield "precision", config.engine.precision
     yield "ZeRO stage", config.engine.zero_stage
     yield "dropout", config.model.dropout
+    yield "adapter", config.adapter.words
     yield "seed", config.run.seed
 
 

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from raysft.model.files import is_adapter
+
 SAMPLE, SAMPLE_ANSWER = "What can you do?", "I answer questions."
 
 
@@ -15,16 +17,22 @@ def usage(folder: Path, repo: str | None, verb: str) -> str:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    described = json.loads((folder / "config.json").read_text())
+    file = folder / "config.json"
+    described = json.loads(file.read_text()) if file.exists() else {}  # as of an adapter
     positions = described.get("max_position_embeddings") or described.get("n_positions") or 512
     room = positions - len(tokenizer(prompt_for(tokenizer, SAMPLE))["input_ids"])
     written = as_written(prompt_for(tokenizer, "{instruction}"))
+    loader = "AutoModelForCausalLM"
+    imports = f"from transformers import {loader}, AutoTokenizer"
+    if is_adapter(folder):
+        loader = "AutoPeftModelForCausalLM"
+        imports = f"from peft import {loader}\nfrom transformers import AutoTokenizer"
     return f"""```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
+{imports}
 
 name = {name}
 tokenizer = AutoTokenizer.from_pretrained(name)
-model = AutoModelForCausalLM.from_pretrained(name)
+model = {loader}.from_pretrained(name)
 messages = [{{"role": "user", "content": "{SAMPLE}"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"

@@ -63,7 +63,7 @@ class WideLinear(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, out_first: bool
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.has_bias, ctx.out_first = bias is not None, out_first
+        ctx.out_first = out_first
         wide = weight.float().T if out_first else weight.float()
         y = x.float() @ wide if bias is None else torch.addmm(bias.float(), x.float(), wide)
         return y.to(x.dtype)
@@ -74,9 +74,13 @@ class WideLinear(torch.autograd.Function):
         grad = grad.float()
         wide = weight.float() if ctx.out_first else weight.float().T
         grad_x = (grad @ wide).to(x.dtype)
-        grad_weight = grad.T @ x.float() if ctx.out_first else x.float().T @ grad
-        grad_bias = grad.sum(0).to(weight.dtype) if ctx.has_bias else None
-        return grad_x, grad_weight.to(weight.dtype), grad_bias, None
+        grad_weight = grad_bias = None
+        if ctx.needs_input_grad[1]:  # not where it is frozen
+            wide = grad.T @ x.float() if ctx.out_first else x.float().T @ grad
+            grad_weight = wide.to(weight.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum(0).to(weight.dtype)
+        return grad_x, grad_weight, grad_bias, None
 
 
 def widen_linears(model: Any) -> None:

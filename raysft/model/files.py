@@ -21,6 +21,7 @@ TOKENIZER_FILES = (
     *("*.tiktoken", "tekken.json"),
 )
 MOST_BYTES = 12 << 20  # of a tokenizer that is read here: a larger one takes too long
+ADAPTER = "adapter_config.json"  # what peft keeps of one beside its weights
 PLAIN_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend")  # without an own end token
 
 
@@ -50,6 +51,11 @@ def check_files(config: Config, model: Path | None, tokenizer: Path | None) -> N
     """Model and tokenizer, as far as they are folders here. Raises UserError."""
     raw: Mapping[str, Any] = {}
     if model is not None:
+        if is_adapter(model):
+            raise UserError(
+                f"model.path: {model} is an adapter, without the model that it belongs to: take a "
+                "merged one, as raysft export RUN --merge writes it"
+            )
         raw = read_object(model, "config.json", "model.path")
         check_model(config.model, model, raw)
         text = raw.get("text_config")  # of a model for text and images
@@ -65,6 +71,19 @@ def check_files(config: Config, model: Path | None, tokenizer: Path | None) -> N
         vocabulary = shape.vocab_size if shape else None
     if tokens is not None and isinstance(vocabulary, int):
         require_embeddings(config, tokens, tokens, vocabulary)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter alone, and not the model that it belongs to."""
+    return (folder / ADAPTER).is_file() and not (folder / "config.json").exists()
+
+
+def base_of(folder: Path) -> str:
+    """Folder or hub id of the model that an adapter belongs to. Raises UserError."""
+    base = read_object(folder, ADAPTER, "model").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise UserError(f"model: {folder / ADAPTER} does not name the model that it belongs to")
+    return base
 
 
 def check_model(model: Model, folder: Path, raw: Mapping[str, Any]) -> None:

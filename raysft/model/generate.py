@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from raysft.data.template import Template, install_template, prompt_segments
@@ -216,8 +217,8 @@ def load(path: str) -> tuple[Any, Template]:
 
 
 def load_as_saved(path: str) -> tuple[Any, Template]:
-    """Model and template of a folder or hub id, on a GPU where this process sees one. Raises
-    UserError when they do not load.
+    """Model and template of a folder, also of an adapter's, or of a hub id, on a GPU where this
+    process sees one. Raises UserError when they do not load.
 
     The template is the one that the tokenizer carries; "plain" where it has none, as a base model.
     """
@@ -225,6 +226,8 @@ def load_as_saved(path: str) -> tuple[Any, Template]:
     from transformers import AutoConfig, AutoTokenizer
     from transformers.utils import logging
 
+    from raysft.model.adapter_files import load_adapted
+    from raysft.model.files import is_adapter
     from raysft.model.load import load_from_hub_or_folder, load_weights
     from raysft.model.scalar import require_causal
     from raysft.model.text_part import text_part
@@ -232,9 +235,12 @@ def load_as_saved(path: str) -> tuple[Any, Template]:
     logging.disable_progress_bar()
     tokenizer = load_from_hub_or_folder(AutoTokenizer, path, "model")
     template = install_template(tokenizer, "auto")
-    hf_config = text_part(load_from_hub_or_folder(AutoConfig, path, "model"), path)
-    require_causal(hf_config, path)
-    model = load_weights(path, hf_config, {})
+    if is_adapter(Path(path)):
+        model = load_adapted(Path(path))
+    else:
+        hf_config = text_part(load_from_hub_or_folder(AutoConfig, path, "model"), path)
+        require_causal(hf_config, path)
+        model = load_weights(path, hf_config, {})
     if torch.cuda.is_available():
         model = model.to("cuda")
         torch.backends.cuda.enable_cudnn_sdp(False)  # a plan for every length: see train.engine

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from raysft.errors import RunError
+from raysft.model.files import base_of, is_adapter
 
 
 def push(folder: Path, name: str, *, private: bool, write_card: Callable[[str], None]) -> str:
@@ -18,6 +19,11 @@ def push(folder: Path, name: str, *, private: bool, write_card: Callable[[str], 
     if not sys.stderr.isatty():
         disable_progress_bars()
     api = HfApi()
+    if is_adapter(folder) and Path(base_of(folder)).is_dir():
+        raise RunError(
+            f"{name} was not pushed: {folder} is an adapter, and the model that it belongs to a "
+            "folder of this machine: export it with --merge, and push that"
+        )
     try:
         repo = api.create_repo(name, private=private or None, exist_ok=True)
         write_card(repo.repo_id)

@@ -13,6 +13,7 @@ from raysft.config.data import DEMO
 from raysft.config.schema import Config
 from raysft.data.template import Template, install_template
 from raysft.errors import UserError, is_cut_off, is_out_of_memory
+from raysft.model.adapter import add_adapter
 from raysft.model.attention import PACKED, register
 from raysft.model.cpu_bf16 import widen_linears
 from raysft.model.dropout import set_dropout, set_module_dropout
@@ -111,12 +112,29 @@ def load_model_config(config: Config, template: Template, *, scalar: bool = Fals
     stop_ids = template.stop_ids
     hf_config.eos_token_id = stop_ids if len(stop_ids) > 1 else stop_ids[0]
     set_dropout(hf_config, model.dropout)
+    if config.adapter.is_there:
+        require_known_tokens(template, scalar=scalar)
     if scalar:
         make_scalar(hf_config, tokenizer)
     else:
         require_causal(hf_config, str(model.path))
     hf_config.architectures = None  # save_pretrained fills in the class that was trained
     return hf_config
+
+
+def require_known_tokens(template: Template, *, scalar: bool) -> None:
+    """Raises UserError for what an adapter leaves as it is, and has to be trained."""
+    if scalar:
+        raise UserError(
+            "adapter.rank: the head of a reward model is trained with all of its weights, and an "
+            "adapter would leave it as it was drawn: leave out [adapter]"
+        )
+    if template.num_added:
+        raise UserError(
+            f"adapter.rank: data.template adds {template.num_added} tokens that the model does not "
+            "know, and an adapter leaves embeddings as they are: take the model's own template, or "
+            '"plain" or "alpaca", which add none'
+        )
 
 
 def load_model(
@@ -160,9 +178,11 @@ def load_model(
     if scalar:
         model.config.pad_token_id = hf_config.pad_token_id = pad_token_id
         prepare_scalar(model, config.run.seed, draws_head=lacks_head)
-    del alive
     set_module_dropout(model, config.model.dropout)
     fuse_gelu(model)
+    if config.adapter.is_there:
+        add_adapter(config, model)
+    del alive
     widen_linears(model)
     if model.can_generate():
         model.generation_config.eos_token_id = hf_config.eos_token_id

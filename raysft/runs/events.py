@@ -74,6 +74,7 @@ class Workers:
 
     world_size: int
     parameters: int
+    trained: int  # of them; fewer with an adapter
     optimizer: str  # its kernel; after a semicolon why another was not taken
     products: str | None  # how bf16 is multiplied, where there is a choice
     memory_kind: str

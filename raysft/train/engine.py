@@ -14,6 +14,7 @@ from torch import nn
 from raysft.config.deepspeed import deepspeed_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.estimate.adapters import adapted
 from raysft.estimate.families import dims_of_family
 from raysft.estimate.memory import GIB, layout_of
 from raysft.estimate.report import advice
@@ -43,13 +44,14 @@ def start_engine(
     model = load_model(config, hf_config, settings, num_tokens, scalar=scalar)
     if critic:
         add_value_head(model, settings)
-    parameters = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    sizes = [(getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in model.parameters()]
     engine, kernel = make_engine(config, model)
     held["model states"] = held_memory_gib(engine.device) - held["process"]
     emit(
         events.Workers(
             world_size=dist.get_world_size(),
-            parameters=parameters,
+            parameters=sum(size for size, _ in sizes),
+            trained=sum(size for size, is_trained in sizes if is_trained),
             optimizer=kernel,
             products=products,
             memory_kind=memory_kind(engine.device),
@@ -91,7 +93,9 @@ def what_fits(config: Config, hf_config: Any, device: torch.device) -> list[str]
     """What estimate says of this device: that less would do, or that it may not be enough."""
     dims = dims_of_family(hf_config.to_dict())
     total_gib = torch.cuda.get_device_properties(device).total_memory / GIB
-    return advice(layout_of(config), dims, config, total_gib) if dims else []
+    if dims is None:
+        return []
+    return advice(layout_of(config), adapted(dims, config.adapter), config, total_gib)
 
 
 def let_ninja_be_found() -> None:

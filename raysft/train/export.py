@@ -8,7 +8,10 @@ import torch
 import torch.distributed as dist
 
 from raysft.errors import RunError
+from raysft.model.adapter import peft_config_of
+from raysft.model.adapter_files import load_adapted, write_adapted
 from raysft.model.critic import without_value_head
+from raysft.model.files import is_adapter
 from raysft.model.load import auto_class
 from raysft.model.scalar import is_scalar
 from raysft.train.checkpoint.export import set_modes
@@ -19,10 +22,13 @@ from raysft.train.checkpoint.integrity import PROBE_TOKENS
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.03}
 
 
-def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> float | None:
+def export(
+    engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor, *, merged: bool = True
+) -> float | None:
     """Write the weights the engine computes with as a Hugging Face folder, and check them.
 
-    Every rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
+    merged: whether a model with an adapter is written as a whole one, or its adapter alone. Every
+    rank must call it. On rank 0 the folder is loaded again and its logits on `probe` (token
     ids, int64 [T]) are compared with the engine's: returns the largest difference, None elsewhere.
     Of a reward model, the rewards of its beginnings, which transformers gets in one padded batch.
     Raises RunError when parameters are missing, or the difference is more than rounding explains:
@@ -36,9 +42,11 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     dtype = next(iter(weights.values())).dtype
-    parameters = without_value_head(dict(engine.module.named_parameters()))
-    expected = sum(weights[name].numel() for name in parameters)
-    engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
+    expected = sum(weights[name].numel() for name in written(engine))
+    if peft_config_of(engine):
+        write_adapted(engine.module, weights, partial, merged=merged, dtype=dtype)
+    else:
+        engine.module.save_pretrained(partial, state_dict=weights)  # empties the dict as it writes
     tokenizer.save_pretrained(partial)
     again = folder_outputs(partial, probe, dtype, expected, is_scalar(engine)).to(logits.device)
     require_equal(again, logits, dtype, partial)
@@ -48,14 +56,20 @@ def export(engine: Any, tokenizer: Any, folder: Path, probe: torch.Tensor) -> fl
     return float((again - logits).abs().max())
 
 
+def written(engine: Any) -> dict[str, torch.nn.Parameter]:
+    """By name: of a model with an adapter that alone, for the other weights lie elsewhere."""
+    named = without_value_head(dict(engine.module.named_parameters()))
+    return {n: p for n, p in named.items() if p.requires_grad or not peft_config_of(engine)}
+
+
 def gather_weights(engine: Any) -> dict[str, torch.Tensor] | None:
-    """All parameters and saved buffers on rank 0, one gathered at a time; None on other ranks."""
+    """What is written and saved buffers on rank 0, one gathered at a time; None on other ranks."""
     import deepspeed
 
     first, partitioned = dist.get_rank() == 0, engine.zero_optimization_stage() == 3
     weights: dict[str, torch.Tensor] = {}
     engine.empty_partition_cache()  # an evaluation leaves prefetched parameters in flight
-    for name, parameter in without_value_head(dict(engine.module.named_parameters())).items():
+    for name, parameter in written(engine).items():
         with deepspeed.zero.GatheredParameters([parameter], enabled=partitioned):
             if first:
                 weights[name] = parameter.detach().cpu().clone()
@@ -95,7 +109,10 @@ def folder_outputs(
     folder: Path, probe: torch.Tensor, dtype: torch.dtype, expected: int, scalar: bool
 ) -> torch.Tensor:
     """As `engine_outputs`, by transformers. Raises RunError when parameters are missing."""
-    model = auto_class(scalar).from_pretrained(folder, dtype=dtype).eval()
+    if is_adapter(folder):
+        model = load_adapted(folder, dtype=dtype).eval()
+    else:
+        model = auto_class(scalar).from_pretrained(folder, dtype=dtype).eval()
     found = sum(parameter.numel() for parameter in model.parameters())
     if found < expected:
         raise RunError(f"the exported {folder} holds {found:,} of {expected:,} parameters")

@@ -20,6 +20,9 @@ ALIGNED = {"cpu": 1, "cuda": 64}
 # CPU's product adds to as it goes. A GPU has the bandwidth for more.
 SUMMED_IN = {"cpu": None, "cuda": torch.float32}
 
+# Of hidden states, weight and bias; None where one is not trained, or not there.
+Gradients = tuple[Tensor, Tensor | None, Tensor | None]
+
 
 class HeadNLL(torch.autograd.Function):
     """The sum of the NLL of targets [n] from hidden states [n, d] and the head's weight [V, d].
@@ -42,7 +45,7 @@ class HeadNLL(torch.autograd.Function):
         token_weights: Tensor | None = None,
     ) -> Tensor:
         nll = torch.zeros((), device=hidden.device)
-        grads = no_gradients(hidden, weight, bias)
+        grads = no_gradients(hidden, weight, bias, trains=ctx.needs_input_grad[1])
         for some in token_blocks(hidden, weight):
             target = targets[some, None]
             logits = head_logits(hidden[some], weight, bias)
@@ -57,16 +60,15 @@ class HeadNLL(torch.autograd.Function):
                 scale = weights * gradient_scale
             grad_logits = gradient(logs, target, of_target, scale, out=logits)
             add_gradients(grad_logits, some, hidden, weight, *grads)
-        grads[1] = grads[1].to(weight.dtype)
-        ctx.save_for_backward(*grads)
+        ctx.save_for_backward(*in_type_of(weight, grads))
         ctx.gradient_scale = gradient_scale
         return nll
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         rest = grad / ctx.gradient_scale
-        grad_hidden, grad_weight, *grad_bias = (g.mul_(rest) for g in ctx.saved_tensors)
-        return grad_hidden, grad_weight, grad_bias[0] if grad_bias else None, None, None, None
+        grads = (None if g is None else g.mul_(rest) for g in ctx.saved_tensors)
+        return *grads, None, None, None
 
 
 class HeadLogProbability(torch.autograd.Function):
@@ -90,7 +92,7 @@ class HeadLogProbability(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        grads = no_gradients(hidden, weight, bias)
+        grads = no_gradients(hidden, weight, bias, trains=ctx.needs_input_grad[1])
         for some in token_blocks(hidden, weight):
             target = targets[some, None]
             logits = head_logits(hidden[some], weight, bias)
@@ -98,16 +100,24 @@ class HeadLogProbability(torch.autograd.Function):
             of_target = logs.gather(1, target)
             grad_logits = gradient(logs, target, of_target, -grad[some, None], out=logits)
             add_gradients(grad_logits, some, hidden, weight, *grads)
-        grad_hidden, grad_weight, *grad_bias = grads
-        return grad_hidden, grad_weight.to(weight.dtype), grad_bias[0] if grad_bias else None, None
+        return *in_type_of(weight, grads), None
 
 
-def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> list[Tensor]:
-    """Zeros to which `add_gradients` adds those of all blocks."""
+def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, trains: bool) -> Gradients:
+    """Zeros to which `add_gradients` adds those of all blocks. trains: whether the head is."""
     several = len(list(token_blocks(hidden, weight))) > 1
     summed = SUMMED_IN[hidden.device.type] if several else weight.dtype
-    grads = [torch.zeros_like(hidden), torch.zeros_like(weight, dtype=summed)]
-    return grads if bias is None else [*grads, torch.zeros_like(bias)]
+    return (
+        torch.zeros_like(hidden),
+        torch.zeros_like(weight, dtype=summed) if trains else None,
+        torch.zeros_like(bias) if trains and bias is not None else None,
+    )
+
+
+def in_type_of(weight: Tensor, grads: Gradients) -> Gradients:
+    """Once the weight's gradient is summed up."""
+    hidden, of_weight, bias = grads
+    return hidden, None if of_weight is None else of_weight.to(weight.dtype), bias
 
 
 def gradient(
@@ -126,8 +136,8 @@ def add_gradients(
     hidden: Tensor,
     weight: Tensor,
     grad_hidden: Tensor,
-    grad_weight: Tensor,
-    grad_bias: Tensor | None = None,
+    grad_weight: Tensor | None,
+    grad_bias: Tensor | None,
 ) -> None:
     """Add to the gradients of all that made the logits what a block of tokens [b, V] gives."""
     rows = widen(hidden[some])
@@ -139,6 +149,8 @@ def add_gradients(
             grad_hidden[some].addmm_(grad, wide)
         else:
             grad_hidden[some] += grad @ wide
+        if grad_weight is None:
+            continue
         if wide.dtype == grad_weight.dtype:
             grad_weight[block].addmm_(grad.T, rows)  # rounded once, with the sum so far
         else:

@@ -40,10 +40,13 @@ def make_optimizer(config: Config, model: nn.Module) -> tuple[torch.optim.Optimi
 def decay_groups(
     named_parameters: Iterable[tuple[str, nn.Parameter]], weight_decay: float
 ) -> list[dict[str, Any]]:
-    """Weight decay for matrices and embeddings, none for biases and layer norms."""
+    """Weight decay for matrices and embeddings, none for biases and layer norms. What is frozen is
+    in no group."""
     decayed: list[nn.Parameter] = []
     plain: list[nn.Parameter] = []
     for _, parameter in named_parameters:
+        if not parameter.requires_grad:
+            continue
         # Under ZeRO-3 a parameter is an empty tensor that knows its own shape.
         shape = getattr(parameter, "ds_shape", parameter.shape)
         (decayed if len(shape) >= 2 else plain).append(parameter)

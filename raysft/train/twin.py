@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
+from raysft.model.adapter import inject, peft_config_of
 from raysft.model.cpu_bf16 import widen_linears
 from raysft.model.load import auto_class, fuse_gelu
 from raysft.train.loss import inner
 
 
 def plain_copy(engine: Any, attention: str | None = None) -> Any:
-    """A causal model on this rank's device, frozen, with the engine's weights as they are now.
+    """A causal model on this rank's device, frozen, with the engine's weights as they are now, and
+    with its adapter where it has one.
 
     attention: its name in transformers; default, that of the engine. Every rank must call it.
     """
@@ -27,6 +29,8 @@ def plain_copy(engine: Any, attention: str | None = None) -> Any:
         dtype=next(model.parameters()).dtype,
     )
     fuse_gelu(twin)
+    if adapter := peft_config_of(model):
+        inject(twin, copy.deepcopy(adapter))
     widen_linears(twin)
     twin = twin.eval().requires_grad_(False).to(engine.device)
     copy_weights(engine, twin)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from raysft.config.schema import Config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import NotFinite
+from raysft.estimate.adapters import adapted
 from raysft.estimate.devices import device_of
 from raysft.estimate.families import dims_of_family
 from raysft.model.load import DTYPES
@@ -96,6 +98,7 @@ def train_worker(
     watched = objective.watches(engine)
     steps_to_profile = min(config.log.profile_steps, last - progress.step - 1) if rank == 0 else 0
     keeps, folder = job.exports and config.checkpoint.keep_best, job.run_dir / rundir.MODEL
+    write = partial(export, engine, job.tokenizer, folder, merged=config.adapter.merge)
     difference: float | None = None  # of the model that was written, from the engine's
     request = RequestFlag(mailbox, engine.device, config.log.every_steps)
     profile = Profile(steps_to_profile, job.run_dir / "profile", engine.device)
@@ -156,7 +159,7 @@ def train_worker(
             emit(events.Metrics(step, {**line, **found}))
         if found and step == progress.model_step(keeps):
             tick(step, progress.tokens_seen, "export")
-            difference = export(engine, job.tokenizer, folder, reads.probe)
+            difference = write(reads.probe)
         if saves:
             tick(step, progress.tokens_seen, "checkpoint")
             with phase("checkpoint"):
@@ -176,7 +179,7 @@ def train_worker(
     if job.exports:
         if progress.model_step(keeps) is None:
             tick(progress.step, progress.tokens_seen, "export")
-            difference = export(engine, job.tokenizer, folder, reads.probe)
+            difference = write(reads.probe)
         totals["export_logit_difference"] = difference
         totals |= {"model_step": progress.model_step(keeps)} if keeps else {}
     tick(progress.step, progress.tokens_seen, "measuring the peak")
@@ -203,7 +206,7 @@ def utilisation(config: Config, engine: Any, clock: StepClock) -> dict[str, Any]
     """
     peak = measure_peak(engine.device, DTYPES[config.engine.precision])
     dims = dims_of_family(engine.module.config.to_dict())
-    done = clock.flops_per_second(dims) if dims else None
+    done = clock.flops_per_second(adapted(dims, config.adapter)) if dims else None
     sheet = device_of(torch.cuda.get_device_name(engine.device)) if config.on_gpu else None
     promised = sheet.tflops * 1e12 * dist.get_world_size() if sheet else None
     return {

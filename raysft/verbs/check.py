@@ -39,6 +39,7 @@ def check(
     config, reads_data = (config, True) if verb is None else verb.inputs(config)
     check_template(config.data.template, elsewhere=elsewhere)
     warnings = check_model(config, elsewhere=elsewhere)
+    check_adapter(config)
     if reads_data:
         from raysft.data.first import check_data
 
@@ -79,6 +80,20 @@ def check_model(config: "Config", *, elsewhere: bool) -> list[str]:
     return warnings
 
 
+def check_adapter(config: "Config") -> None:
+    """Raises UserError where its targets are none of the layers, as far as those are known."""
+    from raysft.estimate.adapters import adapted
+    from raysft.estimate.shape import dims_of_model
+
+    if not config.adapter.is_there:
+        return
+    try:
+        dims = dims_of_model(config)
+    except (UserError, ValueError, KeyError, TypeError):  # the model tells
+        return
+    adapted(dims, config.adapter)
+
+
 def check_template(name: str, *, elsewhere: bool) -> None:
     """Raises UserError where there is none of that name, or it is no Jinja."""
     from raysft.data.template import BUILT_IN, read_template
@@ -103,7 +118,7 @@ def check_disk(config: "Config", *, needs_room: bool) -> list[str]:
     needs_room: of what leaves checkpoints and a model.
     """
     from raysft.estimate.memory import WEIGHT_BYTES
-    from raysft.estimate.shape import dims_of, parameters
+    from raysft.estimate.shape import dims_of, parameters, trained
 
     storage = Path(config.run.storage)
     there = next(path for path in (storage, *storage.absolute().parents) if os.path.exists(path))
@@ -111,10 +126,13 @@ def check_disk(config: "Config", *, needs_room: bool) -> list[str]:
         reason = "is a file" if not there.is_dir() else "is not yours to write in"
         raise UserError(f"run.storage: {storage} cannot be written: {there} {reason}")
     try:
-        count = sum(parameters(dims_of(config)).values()) if needs_room else 0
+        dims = dims_of(config)
+        updated = trained(dims) if needs_room else 0
+        whole = config.adapter.merge or not config.adapter.is_there
+        count = sum(parameters(dims).values()) if needs_room and whole else updated
     except (UserError, ValueError, KeyError, TypeError):  # the weights alone tell its size
         return []
-    checkpoint = BYTES_PER_PARAMETER * count if config.checkpoint.every_steps else 0
+    checkpoint = BYTES_PER_PARAMETER * updated if config.checkpoint.every_steps else 0
     model, free = WEIGHT_BYTES[config.engine.precision] * count, shutil.disk_usage(there).free
     words = (
         f"run.storage: the disk of {there} has {free / MIB:,.0f} MiB free; a checkpoint takes "

@@ -1,7 +1,9 @@
 """What a config comes to, as equations that verbs share: pure arithmetic, nothing is read."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from raysft.errors import UserError
 from raysft.runs import trackers
 
 if TYPE_CHECKING:
@@ -41,6 +43,15 @@ def model_equation(config: "Config") -> tuple[str, str]:
     )
 
 
+def refuse_adapter(config: "Config", verb: str) -> None:
+    """Raises UserError where there is one and the verb trains all weights."""
+    if config.adapter.is_there:
+        raise UserError(
+            f"adapter.rank: raysft {verb} trains all weights, and has no adapters: leave out "
+            "[adapter], or put it into [align.sft.adapter] where it is a stage of a chain"
+        )
+
+
 def inputs(config: "Config", *, reads_data: bool = True) -> list[tuple[str, str]]:
     """What is read besides the model."""
     data = config.data
@@ -69,6 +80,7 @@ def paths(named: "str | tuple[str | Source, ...]") -> str:
 def where_and_how(config: "Config") -> list[tuple[str, str]]:
     scaling = config.scaling
     return [
+        *adapter_equation(config),
         (
             "workers",
             f"{scaling.count} x {scaling.cpus_per_worker} CPU"
@@ -77,6 +89,21 @@ def where_and_how(config: "Config") -> list[tuple[str, str]]:
         ("engine", engine_words(config)),
         *([("logged to", logged)] if (logged := trackers.words(config)) else []),
     ]
+
+
+def adapter_equation(config: "Config") -> list[tuple[str, str]]:
+    """With what is trained of how much, where the model's arithmetic is known."""
+    from raysft.estimate.shape import dims_of, parameters, trained
+
+    words = config.adapter.words
+    if words is None:
+        return []
+    with suppress(UserError, ValueError, KeyError, TypeError):  # told by whoever reads the model
+        dims = dims_of(config)
+        updated = trained(dims)
+        total = sum(parameters(dims).values()) + updated
+        words += f": trains {updated:,} of {total:,} parameters ({updated / total:.2%})"
+    return [("adapter", words)]
 
 
 def steps_equation(config: "Config") -> str:

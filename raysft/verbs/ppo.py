@@ -53,6 +53,7 @@ def steps_equation(config: "Config") -> str:
 
 def for_answers(config: "Config") -> "Config":
     """As it is computed: nothing is dropped out. Raises UserError for what does not go together."""
+    plan.refuse_adapter(config, "ppo")
     ppo, batch, steps = config.ppo, config.batch, config.run.max_steps
     if config.model.init == "scratch" or config.model.path is None:
         raise UserError(

@@ -49,8 +49,10 @@ def how_to_resume(before: str, where: str) -> Callable[[Summary], str]:
 
 
 def changes(spec: dict[str, Any], config: "Config") -> dict[str, tuple[Any, Any]]:
-    """Key of the config: what it was, what it is."""
-    before, now = flat(as_named_now(spec)), flat(config.model_dump(mode="json"))
+    """Key of the config: what it was, what it is. Without [adapter], which an older version did not
+    know, it was as by default."""
+    known = {"adapter": type(config).model_fields["adapter"].default.model_dump(mode="json")}
+    before, now = flat(known | as_named_now(spec)), flat(config.model_dump(mode="json"))
     keys = sorted(before.keys() | now.keys())
     return {k: (before.get(k), now.get(k)) for k in keys if before.get(k) != now.get(k)}
 

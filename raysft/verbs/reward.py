@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raysft.runs.events import Emit
-from raysft.verbs import preference, train
+from raysft.verbs import plan, preference, train
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
 
 
 def equations(config: "Config") -> list[tuple[str, str]]:
+    plan.refuse_adapter(config, "reward")
     settings = config.reward_model
     margin = " - margin" if settings.margins else ""
     center = f" + {settings.center:g} (r(chosen) + r(rejected))²" if settings.center else ""

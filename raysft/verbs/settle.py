@@ -23,6 +23,7 @@ def settled(
     """
     if not config.left_open:
         return config
+    from raysft.estimate.adapters import adapted
     from raysft.estimate.answers import beside_gib
     from raysft.estimate.choose import choose
     from raysft.estimate.families import dims_of_family
@@ -30,6 +31,7 @@ def settled(
 
     device = device_there(config)
     dims = dims_of_family(hf_config.to_dict())
+    dims = adapted(dims, config.adapter) if dims else None
     beside = sum(beside_gib(config, dims).values()) if draws and dims else 0.0
     chosen, why = choose(config, dims, max(0.0, device.memory_gib - beside))
     why += f"; {beside:.1f} more are held beside it" if beside else ""

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 # What the saved state depends on: a change would load wrongly, or repeat or skip records.
 FIXED = (
     "model", "data", "batch", "engine.precision", "engine.offload_optimizer",
-    "engine.offload_params", "optim.name", "run.seed",
+    "engine.offload_params", "optim.name", "run.seed", "adapter.rank", "adapter.alpha",
+    "adapter.dropout", "adapter.target_modules", "adapter.variant",
 )  # fmt: skip
 # What may differ without a word.
 FREE = (
     "run.name", "run.storage", "run.samples", "run.push_to_hub", "run.push_private", "run.license",
     "log", "checkpoint", "eval", "bench", "tune",
-    "scaling.max_failures", "reward_model", "dpo", "ppo", "pairs", "align",
+    "scaling.max_failures", "adapter.merge", "reward_model", "dpo", "ppo", "pairs", "align",
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ One batch of pairs on one process, all logits at once, the reference a second co
 import copy
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,14 +108,17 @@ def reward_losses(
 
 
 def five_steps(
-    model_dir: Path, file: Path, kind: str
+    model_dir: Path,
+    file: Path,
+    kind: str,
+    prepares: Callable[[Any], Any] = lambda model: model,
 ) -> tuple[list[float], list[float], list[float]]:
     """Losses, gradient norms and, of rewards, accuracies over the pairs that the sampler draws for
-    `tiny_config`."""
+    `tiny_config`. prepares: the model that is trained, from the one in the folder."""
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     model = without_dropout(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
     reference = copy.deepcopy(model).eval()
-    model = Rewards(model.transformer) if kind == "reward" else model
+    model = Rewards(model.transformer) if kind == "reward" else prepares(model)
     pairs, order = drawn(file)
     optimizer = optimizer_of(model)
     losses, norms, accuracies = [], [], []

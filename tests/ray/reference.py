@@ -24,12 +24,15 @@ def reference(
     skip_spikes: float = 0.0,
     prompt_weight: float = 0.0,
     look: Callable[[torch.optim.Optimizer], None] = lambda _: None,
+    prepares: Callable[[Any], Any] = lambda model: model,
 ) -> Any:
     """Losses, gradient norms and skipped steps of the plain loop over the given record indices.
 
-    look: is called after each update, while gradients are there.
+    look: is called after each update, while gradients are there. prepares: the model that is
+    trained, from the one in the folder.
     """
     model = without_dropout(AutoModelForCausalLM.from_pretrained(model_dir, dtype=torch.float32))
+    model = prepares(model)
     tokenizer = AutoTokenizer.from_pretrained(model_dir)
     optimizer, rates = optimizer_of(model), rates_of(len(order))
     losses, norms, skipped = [], [], []

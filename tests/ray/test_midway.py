@@ -16,15 +16,23 @@ SETTINGS = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("workers", "stage"), [(1, 1), (2, 3)])
+ADAPTER = ("adapter.rank=8", "adapter.variant=dora", "optim.lr=2e-2")
+
+
+@pytest.mark.parametrize(("workers", "stage", "more"), [(1, 1, ()), (2, 3, ()), (2, 3, ADAPTER)])
 def test_answers_on_the_way(
-    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str], workers: int, stage: int
+    tiny_model: Path,
+    tmp_path: Path,
+    running_ray: dict[str, str],
+    workers: int,
+    stage: int,
+    more: tuple[str, ...],
 ) -> None:
     def typed(name: str, *sets: str) -> Outcome:
         records = tiny_model.parent / "records.json"
         values = (
             f"model.path={tiny_model}", f"data.path={records}", f"scaling.workers={workers}",
-            f"engine.zero_stage={stage}", *SETTINGS, *sets,
+            f"engine.zero_stage={stage}", *SETTINGS, *more, *sets,
         )  # fmt: skip
         words = [word for value in values for word in ("--set", value)]
         ran = run_raysft(

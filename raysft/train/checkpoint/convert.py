@@ -118,7 +118,8 @@ def write_common(common: dict[str, Any], path: Path) -> None:
 @torch.no_grad()
 def read_whole(engine: Any, parameters: Path) -> None:
     """Weights and optimizer state for an engine of stage 0."""
-    for name, parameter in engine.module.named_parameters():
+    trained = [(n, p) for n, p in engine.module.named_parameters() if p.requires_grad]
+    for name, parameter in trained:
         files = {key: parameters / name / f"{key}.pt" for key in STATES}
         whole = {
             key: torch.load(file)["param"].view_as(parameter).to(parameter.device)

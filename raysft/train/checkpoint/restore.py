@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from raysft.errors import RunError
+from raysft.model.adapter import peft_config_of
 from raysft.runs import events, snapshot
 from raysft.runs.events import Emit
 from raysft.train.checkpoint import layout
@@ -61,7 +62,11 @@ def load(engine: Any, folder: Path) -> Progress:
     stage = present if stage is None else stage
     # Stage 0 partitions nothing: any number of workers reads it.
     if stage == present and (workers == dist.get_world_size() or stage == 0):
-        loaded, client_state = engine.load_checkpoint(str(folder), tag=layout.TAG)
+        # An adapter's lacks the weights that it leaves as they are.
+        whole = peft_config_of(engine) is None
+        loaded, client_state = engine.load_checkpoint(
+            str(folder), tag=layout.TAG, load_module_strict=whole
+        )
     else:
         loaded, client_state = load_converted(engine, folder, stage)
     if loaded is None:

@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train import Checkpoint, CheckpointUploadMode
+from torch import nn
 
 from raysft.errors import NotFinite
+from raysft.model.adapter import peft_config_of
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.train.checkpoint import layout
@@ -96,12 +99,19 @@ class Saver:
         beside = self.run_dir / rundir.CHECKPOINTS
         beside.mkdir(exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=layout.WRITING, dir=beside))
-        self.engine.save_checkpoint(str(folder), tag=layout.TAG, client_state=state)
+        adapter = peft_config_of(self.engine)
+        with without_frozen(self.engine.module) if adapter else nullcontext():
+            self.engine.save_checkpoint(
+                str(folder), tag=layout.TAG, client_state=state,
+                exclude_frozen_parameters=adapter is not None,
+            )  # fmt: skip
         torch.save(rng_state(), layout.random_state(folder, dist.get_rank()))
         if dist.get_rank() == 0:
             self.engine.module.config.save_pretrained(folder / layout.HF_FOLDER)
             if self.engine.module.can_generate():
                 self.engine.module.generation_config.save_pretrained(folder / layout.HF_FOLDER)
+            if adapter is not None:
+                adapter.save_pretrained(folder / layout.HF_FOLDER)
             self.tokenizer.save_pretrained(folder / layout.HF_FOLDER)
         size = sum(path.stat().st_size for path in folder.rglob("*"))
         total = torch.tensor(size, device=self.engine.device)
@@ -131,7 +141,8 @@ class Saver:
 
     def most_bytes(self) -> int:
         """What a checkpoint can have at most, before there was one."""
-        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
+        trained = (p for p in self.engine.module.parameters() if p.requires_grad)
+        parameters = sum(getattr(p, "ds_numel", p.numel()) for p in trained)
         return int(MARGIN * BYTES_PER_PARAMETER * parameters)
 
     def summary(self) -> dict[str, Any]:
@@ -140,6 +151,23 @@ class Saver:
             "checkpoints_skipped": self.skipped,
             "checkpoint_stall_s": round(sum(self.stalls_s), 3),
         }
+
+
+@contextmanager
+def without_frozen(model: nn.Module) -> Iterator[None]:
+    """Within it, its state_dict() lacks what is not trained: also under the other name of a tied
+    weight, under which DeepSpeed 0.19.8 keeps the head."""
+
+    def drop(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            if not parameter.requires_grad:
+                state.pop(prefix + name, None)
+
+    hook = model.register_state_dict_post_hook(drop)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def move_into_place(folder: Path, target: Path) -> None:
