@@ -15,7 +15,7 @@ from raysft.errors import INTERRUPTED, UserError
 from raysft.runs import rundir
 from raysft.runs.events import Emit, from_wire
 from raysft.runs.lock import held, ignore
-from raysft.runs.processes import adopt_orphans, end_children
+from raysft.runs.processes import adopt_orphans, children, end_children
 from raysft.train.checkpoint.repair import sweep
 
 
@@ -39,6 +39,7 @@ def run_local(run_dir: Path, on_event: Emit) -> int:
     Ctrl-C and SIGTERM are passed on: the first asks the job to end, the second to end at once; the
     third kills it.
     """
+    others = children()  # of a notebook, say
     adopt_orphans()
     with (run_dir / rundir.LOG).open("ab") as log:
         process = subprocess.Popen(
@@ -65,6 +66,6 @@ def run_local(run_dir: Path, on_event: Emit) -> int:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-        end_children()  # of a job that was killed
+        end_children(spared=others)  # of a job that was killed
         remove_scratch(run_dir)
     return INTERRUPTED if interrupts else code

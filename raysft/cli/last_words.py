@@ -18,8 +18,16 @@ LONGEST = 60  # characters of a question that is shown as one to ask
 EXAMPLE = "Say hello."
 
 
+class Ended(typer.Exit):
+    """How a run ended, for whoever called a command and goes on."""
+
+    def __init__(self, code: int, summary: Mapping[str, Any]) -> None:
+        super().__init__(code)
+        self.summary = summary
+
+
 def finish(end: End, *, told: str, as_json: bool) -> None:
-    """told: the mistake that is on the screen already. Ends in typer.Exit with the exit code.
+    """told: the mistake that is on the screen already. Raises Ended with the exit code.
 
     Raises RunError where another version ran a verb that this one does not know.
     """
@@ -46,7 +54,7 @@ def finish(end: End, *, told: str, as_json: bool) -> None:
             terminal.stderr.print(line, markup=False, soft_wrap=True)
     if as_json:  # the last line, also where both streams go to one file
         print(json.dumps(summary, separators=(",", ":")))
-    raise typer.Exit(code)
+    raise Ended(code, summary)
 
 
 def next_steps(run_dir: Path, summary: Mapping[str, Any]) -> list[str]:

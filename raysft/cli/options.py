@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -95,14 +95,17 @@ def no_such_option(option: str, typed: Sequence[str], known: Sequence[str]) -> s
 
 
 def read_config(source: str, overrides: list[str]) -> "Config":
-    """The config of the options CONFIG and --set; what is written by an old name is told.
+    """The config of the options CONFIG and --set. Raises UserError."""
+    from raysft.config.load import read_raw
 
-    Raises UserError.
-    """
-    from raysft.config.load import read_raw, validate
+    return validated(read_raw(source, overrides), source)
+
+
+def validated(raw: Mapping[str, Any], source: str) -> "Config":
+    """What is written by an old name is told. Raises UserError."""
+    from raysft.config.load import validate
     from raysft.config.renamed import hints
 
-    raw = read_raw(source, overrides)
     config = validate(raw, where=source)
     for hint in hints(raw):
         terminal.warning(hint)

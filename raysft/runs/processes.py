@@ -5,6 +5,7 @@ Light imports only.
 
 import ctypes
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,20 +21,33 @@ def adopt_orphans() -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def end_children(timeout_s: float = 5.0, *, but: str | None = None) -> None:
+def children() -> frozenset[int]:
+    """Pids of what this process has started, or adopted, and still runs."""
+    import psutil
+
+    return frozenset(child.pid for child in psutil.Process().children())
+
+
+def end_children(
+    timeout_s: float = 5.0, *, but: str | None = None, spared: Collection[int] = ()
+) -> None:
     """Kill what is left of them, and theirs, and wait until they are gone.
 
-    but: those whose name begins so are left alone.
+    but: those whose name begins so are left alone. spared: pids of children that are left alone,
+    with all of theirs.
     """
     import psutil
 
-    children = []
-    for child in psutil.Process().children(recursive=True):
+    killed = []
+    for child in psutil.Process().children():
         with suppress(psutil.Error):
-            if but is None or not child.name().startswith(but):
-                children.append(child)
-                child.kill()
-    psutil.wait_procs(children, timeout_s)
+            family = [] if child.pid in spared else [child, *child.children(recursive=True)]
+            for one in family:
+                with suppress(psutil.Error):
+                    if but is None or not one.name().startswith(but):
+                        killed.append(one)
+                        one.kill()
+    psutil.wait_procs(killed, timeout_s)
 
 
 def pid_space() -> str:

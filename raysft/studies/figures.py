@@ -11,10 +11,7 @@ LOG_BEYOND = 2.5  # times from the least to the greatest loss
 
 def new_figure(width: float, height: float, layout: Any = "constrained") -> Any:
     """An empty figure of matplotlib's, of so many inches."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure  # without pyplot, which would ask for a screen
 
     return Figure(figsize=(width, height), layout=layout)
 

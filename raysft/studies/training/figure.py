@@ -13,7 +13,11 @@ SPIKY = 20  # times the median, from which on the gradient norm gets a logarithm
 
 
 def draw(path: Path, lines: Sequence[Line], title: str, *, max_grad_norm: float) -> None:
-    """max_grad_norm: what gradients are clipped to; 0 for never."""
+    save(training_figure(lines, title, max_grad_norm=max_grad_norm), path)
+
+
+def training_figure(lines: Sequence[Line], title: str, *, max_grad_norm: float) -> Any:
+    """A figure of matplotlib's. max_grad_norm: what gradients are clipped to; 0 for never."""
     figure = new_figure(11, 6.4, layout=None)
     # By hand, which takes half as long as matplotlib's layouts: a run waits for its figure.
     figure.subplots_adjust(0.07, 0.09, 0.985, 0.9, wspace=0.17, hspace=0.22)
@@ -39,7 +43,7 @@ def draw(path: Path, lines: Sequence[Line], title: str, *, max_grad_norm: float)
     for axes in (norm, tokens):
         axes.set_xlabel("optimizer step")
         step_axis(axes)
-    save(figure, path)
+    return figure
 
 
 def points(lines: Sequence[Line], key: str) -> list[tuple[int, float]]:

@@ -26,8 +26,8 @@ def write_report(run_dir: Path, closing: Closing) -> None:
     if lines:
         from raysft.studies.training.figure import draw
 
-        clip = spec["config"].get("optim", {}).get("max_grad_norm") or 0.0
-        draw(run_dir / FIGURE, lines, run_dir.resolve().name, max_grad_norm=clip)
+        limit = clipped_to(spec["config"])
+        draw(run_dir / FIGURE, lines, run_dir.resolve().name, max_grad_norm=limit)
     figures = {"losses, rate, gradient norm and throughput over the steps": FIGURE} if lines else {}
     if any("reward" in line for line in lines):
         from raysft.studies.training.rewards import draw_rewards
@@ -36,6 +36,11 @@ def write_report(run_dir: Path, closing: Closing) -> None:
         figures["rewards over the steps, and over the distance from the reference"] = REWARDS
     text = markdown(run_dir, spec, summary, closing, figures)
     (run_dir / rundir.REPORT).write_text(text)
+
+
+def clipped_to(config: Facts) -> float:
+    """What gradients are clipped to; 0 for never."""
+    return config.get("optim", {}).get("max_grad_norm") or 0.0
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
