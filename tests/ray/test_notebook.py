@@ -92,14 +92,14 @@ def test_a_run_is_that_of_the_command(tmp_path: Path, ray_there: dict[str, str])
     assert len(tokenizer(answer).input_ids) <= 4
 
 
-def test_a_run_that_fails_raises_what_it_says(tmp_path: Path) -> None:
+def test_a_run_that_fails_raises_what_it_says(tmp_path: Path, tiny_model: Path) -> None:
     hot = {**SHORT, "optim": {"lr": 1e30, "max_grad_norm": 0.0}}
     with pytest.raises(RunError, match="lower optim"):
         raysft.train("gpt2-tiny-cpu", name="hot", **hot)
     assert raysft.load_run("hot").status == "failed"
     records = tmp_path / "records.jsonl"
     records.write_text('{"instruction": "a", "response": "b"}\n{"broken\n')
-    config = {"model": {"path": "scratch"}, "data": {"path": records}}
+    config = {"model": {"path": tiny_model}, "data": {"path": records}}
     with pytest.raises(UserError, match=r"records.jsonl"):
         raysft.train(config, name="broken", scaling={"workers": 1})
     assert not (tmp_path / "runs/broken").exists()

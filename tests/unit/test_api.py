@@ -44,9 +44,11 @@ def test_mistakes_are_told(overrides: dict[str, object], says: str) -> None:
 
 
 def test_a_config_may_be_a_dict_with_paths(tmp_path: Path) -> None:
-    sections = {"model": {"path": "scratch"}, "data": {"path": tmp_path / "a.jsonl"}}
-    facts = raysft.estimate(sections, optim={"lr": None})
-    assert sum(facts["parameters"].values()) > 1e6
+    shape = {"n_layer": 2, "n_embd": 64, "n_head": 2}
+    model = {"init": "scratch", "tokenizer": "demo", "shape": shape}
+    sections = {"model": model, "data": {"path": "demo"}, "run": {"storage": tmp_path}}
+    facts = raysft.estimate(sections, optim={"lr": None}, model={"shape": {"n_layer": 3}})
+    assert facts["dims"]["n_layer"] == 3
 
 
 def test_a_run_that_is_none() -> None:
