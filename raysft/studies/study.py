@@ -8,6 +8,12 @@ from typing import Any, NamedTuple
 from rich.console import RenderableType
 
 Results = Mapping[str, Any]  # a results.json, see studies.results
+Case = Mapping[str, Any]  # of its `cases`: what was measured at one point with one seed
+
+
+def done(results: Results) -> list[Case]:
+    """The cases that ended well."""
+    return [case for case in results["cases"] if case["status"] == "done"]
 
 
 class Point(NamedTuple):
@@ -28,4 +34,4 @@ class Study:
     verdict: Callable[[Results], str]  # the question of the study, answered in a sentence or two
     points: Callable[[Results], list[Point]]
     # A case as it ends, for the console: what it is, and how it went.
-    words: Callable[[Mapping[str, Any]], tuple[str, str]]
+    words: Callable[[Case], tuple[str, str]]

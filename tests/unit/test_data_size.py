@@ -11,7 +11,7 @@ from raysft.config.load import load_config
 from raysft.data.dataset import TokenDataset
 from raysft.errors import UserError
 from raysft.runs import rundir
-from raysft.studies.data_size.report import PLOT, STUDY, verdict, write_report
+from raysft.studies.data_size.report import PLOT, STUDY, verdict
 from raysft.studies.data_size.rows import bias_and_variance, cases_of, power_of, rows_of
 from raysft.studies.data_size.run import check, points, sizes, subset
 
@@ -121,7 +121,7 @@ def test_one_subset_tells_no_variance(tmp_path: Path) -> None:
     found = results(case(100, "steps", 0, 2.0), case(400, "steps", 0, 1.0))
     assert [(row.bias, row.variance) for row in rows_of(found, "steps")] == [(None, None)] * 2
     assert "is not told by one subset" in verdict(found)
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     assert (tmp_path / PLOT).exists()
 
 
@@ -130,7 +130,7 @@ def test_report_and_points(tmp_path: Path) -> None:
               "error": "it died"}  # fmt: skip
     found = power_law(0.3)
     found["cases"].append(failed)
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     text = (tmp_path / rundir.REPORT).read_text()
     assert "- 400 records, equal epochs, seed 9 failed: it died" in text
     assert (tmp_path / PLOT).stat().st_size > 10_000

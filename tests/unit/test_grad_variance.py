@@ -11,9 +11,10 @@ from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies.compare import compare
-from raysft.studies.grad_variance.report import PLOT, STUDY, markdown, verdict, write_report
+from raysft.studies.grad_variance.report import PAGE, PLOT, STUDY, verdict
 from raysft.studies.grad_variance.rows import exponent_of, rows_of
 from raysft.studies.grad_variance.run import check, point_config, points
+from raysft.studies.page import markdown
 from raysft.studies.points import values
 from raysft.studies.results import finished, write
 
@@ -90,13 +91,13 @@ def test_a_gradient_that_noise_hides_is_no_number() -> None:
     found = results(case(0, 1.0, square=-0.1))
     assert all(row.noise_scale is None for row in rows_of(found))
     assert "noise hides the gradient: more bench.examples" in verdict(found)
-    assert "hidden by noise" in markdown(found)
+    assert "hidden by noise" in markdown(PAGE, found)
 
 
 def test_report_and_comparison(tmp_path: Path) -> None:
     failed = {"seed": 2, "status": "failed", "error": "a worker died"}
     found = results(case(0, 1.0), case(1, 1.0), failed)
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     text = (tmp_path / rundir.REPORT).read_text()
     assert "- seed 2 failed: a worker died" in text
     assert f"]({PLOT})" in text
@@ -114,7 +115,7 @@ def test_report_and_comparison(tmp_path: Path) -> None:
 def test_nothing_that_ended_is_told_as_such(tmp_path: Path) -> None:
     found = results({"seed": 0, "status": "failed", "error": "a worker died"})
     assert verdict(found) == "No run went to its end, so there is nothing to tell."
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     assert not (tmp_path / PLOT).exists()
     assert list(STUDY.tables(found)) == []
 

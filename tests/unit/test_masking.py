@@ -12,9 +12,10 @@ from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies.masking.copying import copied_by_chance, copied_share, longest_common_run
-from raysft.studies.masking.report import PLOT, STUDY, markdown, verdict, write_report
+from raysft.studies.masking.report import PAGE, PLOT, STUDY, verdict
 from raysft.studies.masking.rows import copied_beyond_chance, difference, rows_of
 from raysft.studies.masking.run import check, point_config, points
+from raysft.studies.page import markdown
 
 TOKENS = st.lists(st.integers(0, 3), max_size=9)
 
@@ -118,13 +119,13 @@ def test_a_report_of_runs_without_answers(tmp_path: Path) -> None:
     for one in found["cases"]:
         one |= {"copied": None, "exact_match": None, "records": 0}
     found["cases"].append({"weight": 0.5, "seed": 0, "status": "failed", "error": "it died"})
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     text = (tmp_path / rundir.REPORT).read_text()
     assert "nothing is known of copying" in text
     assert "- weight 0.5, seed 0 failed: it died" in text
     assert (tmp_path / PLOT).stat().st_size > 10_000
     assert len(list(STUDY.tables(found))) == 1
-    assert "nothing to tell" in markdown(results())
+    assert "nothing to tell" in markdown(PAGE, results())
 
 
 def test_points_differ_in_weight_and_seed_only() -> None:

@@ -11,7 +11,7 @@ from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies.over_optimization.curves import parts_of, row_of, turns
-from raysft.studies.over_optimization.report import COLUMNS, STUDY, verdict, write_report
+from raysft.studies.over_optimization.report import COLUMNS, STUDY, verdict
 from raysft.studies.over_optimization.run import point_config, points
 from raysft.verbs.registry import VERBS
 
@@ -92,14 +92,14 @@ def test_one_seed_is_not_judged() -> None:
 def test_what_failed_is_told_and_left_out(tmp_path: Path) -> None:
     broken = {"beta": 0.1, "seed": 0, "status": "failed", "error": "out of memory"}
     found = results(*(case(0.0, seed, peak=0.5) for seed in range(3)), broken)
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     text = (tmp_path / rundir.REPORT).read_text()
     assert "- beta 0.1, seed 0 failed: out of memory" in text
     assert (tmp_path / "over-optimization.png").stat().st_size > 10_000
     assert [point.label for point in STUDY.points(found)] == ["beta 0"]
     assert all(column.heading in text for column in COLUMNS)
     alone = results(broken)
-    write_report(alone, tmp_path)
+    STUDY.write_report(alone, tmp_path)
     assert verdict(alone) == "No run went to its end, so there is nothing to tell."
 
 

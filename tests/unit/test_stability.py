@@ -12,9 +12,10 @@ import torch
 from raysft.config.load import load_config
 from raysft.errors import UserError
 from raysft.runs import events, rundir
+from raysft.studies.page import markdown
 from raysft.studies.points import Ended, together
 from raysft.studies.stability.curves import BEFORE, around, facts_of, spikes
-from raysft.studies.stability.report import PLOT, STUDY, markdown, write_report
+from raysft.studies.stability.report import PAGE, PLOT, STUDY
 from raysft.studies.stability.rows import (
     around_spikes,
     for_each_seed,
@@ -263,9 +264,9 @@ def test_one_seed_judges_nothing(tmp_path: Path) -> None:
     found = study((2,), (1,))
     assert "that warmup allows larger rates is not judged by one seed" in verdict(found)
     assert "whether it had lagged behind is not judged by one seed" in verdict(found)
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     assert (tmp_path / PLOT).exists()
-    assert "nothing to tell" in markdown(results())
+    assert "nothing to tell" in markdown(PAGE, results())
 
 
 def test_a_report_of_all_there_can_be(tmp_path: Path) -> None:
@@ -277,7 +278,7 @@ def test_a_report_of_all_there_can_be(tmp_path: Path) -> None:
         *(case(seed, ladder(0)) for seed in range(3)),
         failed,
     )
-    write_report(found, tmp_path)
+    STUDY.write_report(found, tmp_path)
     text = (tmp_path / rundir.REPORT).read_text()
     assert "- no warmup, clipping to 0.3, bf16, seed 2 failed: it died" in text
     assert "| 0% | never | fp32 | below 0.01 |" in text

@@ -1,18 +1,18 @@
 """results.json of `bench data-size` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
 
-from raysft.runs import rundir
 from raysft.studies.data_size.figure import draw
-from raysft.studies.data_size.rows import MATCHED, Row, done, power_of, rows_of
+from raysft.studies.data_size.rows import MATCHED, Row, power_of, rows_of
 from raysft.studies.hardware import layout, machine_of
+from raysft.studies.page import Page, write
 from raysft.studies.statistics import plus_minus
-from raysft.studies.study import Point, Results, Study
-from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "data-size.png"
 CLAIM = (
@@ -92,33 +92,22 @@ def tables(results: Results) -> list[RenderableType]:
     ]
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """report.md and its figure, in `folder`."""
-    if done(results):
-        draw(results, folder / PLOT)
-    (folder / rundir.REPORT).write_text(markdown(results))
-
-
-def markdown(results: Results) -> str:
-    lines = ["# What more records buy", ""]
-    if done(results):
-        lines += [f"![losses, their parts and exact match over the records]({PLOT})", ""]
-    lines += [f"{CLAIM}. {verdict(results)}", ""]
-    lines += [f"- {' '.join(words(c))}" for c in results["cases"] if c["status"] != "done"]
+def sections(results: Results) -> list[str]:
+    lines: list[str] = []
     for matched, name in MATCHED.items():
         table = markdown_table(COLUMNS, rows_of(results, matched))
         lines += [f"## At {name}", "", *table, ""]
-    lines += [
-        "n: training records, a random subset for each seed; held out, train: losses of the",
-        "answers, nats a token; gap: between them; exact: answers equal to their reference; bias:",
-        "loss of the mean of the subsets' predictions, which is bias and the noise of the data;",
-        "variance: how far the mean of their losses is above it, on held-out tokens that are the",
-        "same for all; gain: change of the held-out loss from the size before, of each seed. ±:",
-        "half of a 95 % interval over subsets, by Student's t.",
-        "",
-        *how_it_was_measured("How it was measured", facts(results), results["stamp"]),
-    ]
-    return "\n".join(lines)
+    return lines
+
+
+MEANINGS = (
+    "n: training records, a random subset for each seed; held out, train: losses of the",
+    "answers, nats a token; gap: between them; exact: answers equal to their reference; bias:",
+    "loss of the mean of the subsets' predictions, which is bias and the noise of the data;",
+    "variance: how far the mean of their losses is above it, on held-out tokens that are the",
+    "same for all; gain: change of the held-out loss from the size before, of each seed. ±:",
+    "half of a 95 % interval over subsets, by Student's t.",
+)
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -154,9 +143,21 @@ def points(results: Results) -> list[Point]:
     return list(found.values())
 
 
+PAGE = Page(
+    title="What more records buy",
+    figure=PLOT,
+    shows="losses, their parts and exact match over the records",
+    claim=CLAIM,
+    draw=draw,
+    verdict=verdict,
+    words=words,
+    sections=sections,
+    meanings=MEANINGS,
+    facts=facts,
+)
 STUDY = Study(
     name="data-size",
-    write_report=write_report,
+    write_report=partial(write, PAGE),
     tables=tables,
     verdict=verdict,
     points=points,

@@ -2,13 +2,12 @@
 
 import math
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from raysft.studies.statistics import Interval, exponent, interval
-from raysft.studies.study import Results
+from raysft.studies.study import Case, Results, done
 
-Case = Mapping[str, Any]
 # What runs of different sizes have in common -> in words.
 MATCHED = {"steps": "equal optimizer steps", "epochs": "equal epochs"}
 
@@ -27,10 +26,6 @@ class Row(NamedTuple):
     bias: float | None
     variance: float | None
     gain: Interval | None  # held-out loss less that of the size before, paired by seed
-
-
-def done(results: Results) -> list[Case]:
-    return [case for case in results["cases"] if case["status"] == "done"]
 
 
 def cases_of(results: Results, matched: str) -> list[Case]:

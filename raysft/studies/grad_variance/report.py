@@ -1,25 +1,24 @@
 """results.json of `bench grad-variance` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
 
-from raysft.runs import rundir
 from raysft.studies.grad_variance.figure import draw
 from raysft.studies.grad_variance.rows import (
     LOSSES,
     Row,
-    done,
     exponent_of,
     moments_when,
     rows_of,
 )
 from raysft.studies.hardware import layout, machine_of
+from raysft.studies.page import Page, write
 from raysft.studies.statistics import Interval
-from raysft.studies.study import Point, Results, Study
-from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "grad-variance.png"
 CLAIM = "The source text says that the variance of the gradient is proportional to T"
@@ -125,13 +124,6 @@ def parts(results: Results) -> list[tuple[str, str, list[Row]]]:
     ]
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """report.md and its figure, in `folder`."""
-    if done(results):
-        draw(results, folder / PLOT)
-    (folder / rundir.REPORT).write_text(markdown(results))
-
-
 EXPONENTS = "tr(Σ) goes as T to the power of"
 EXPONENT_COLUMNS = (
     Column("", lambda row: row[0], justify="left"),
@@ -149,30 +141,25 @@ def exponent_rows(results: Results) -> list[tuple[str, dict[str, str]]]:
     return rows
 
 
-def markdown(results: Results) -> str:
-    lines = ["# Gradient variance over the sequence length", ""]
-    if done(results):
-        lines += [f"![variance and noise scale over the sequence length]({PLOT})", ""]
-    lines += [f"{CLAIM}. {verdict(results)}", ""]
-    failed = [case for case in results["cases"] if case["status"] != "done"]
-    lines += [f"- seed {case['seed']} {case['status']}: {case['error']}" for case in failed]
+def sections(results: Results) -> list[str]:
+    lines: list[str] = []
     if done(results):
         rows = exponent_rows(results)
         lines += [f"## {EXPONENTS}", "", *markdown_table(EXPONENT_COLUMNS, rows), ""]
     for when, loss, rows_there in parts(results):
         lines += [f"## {heading(when, loss)}", ""]
         lines += [*markdown_table(columns_for(results), rows_there), ""]
-    lines += [
-        "nats: loss a token; ‖G‖: norm of the mean gradient, noise taken off; tr(Σ): variance of",
-        "the gradient of one sequence, summed over all parameters; of a number: that of a batch of",
-        "so many sequences; noise scale: tr(Σ) / ‖G‖², in sequences (McCandlish et al. 2018,",
-        "arXiv:1812.06162). Geometric means over seeds; ±: how far above them a 95 % interval",
-        "reaches, by Student's t of the logarithms. Were the tokens of a sequence independent,",
-        "tr(Σ) would go as T for their sum, and as 1/T for their mean.",
-        "",
-        *how_it_was_measured("How it was measured", facts(results), results["stamp"]),
-    ]
-    return "\n".join(lines)
+    return lines
+
+
+MEANINGS = (
+    "nats: loss a token; ‖G‖: norm of the mean gradient, noise taken off; tr(Σ): variance of",
+    "the gradient of one sequence, summed over all parameters; of a number: that of a batch of",
+    "so many sequences; noise scale: tr(Σ) / ‖G‖², in sequences (McCandlish et al. 2018,",
+    "arXiv:1812.06162). Geometric means over seeds; ±: how far above them a 95 % interval",
+    "reaches, by Student's t of the logarithms. Were the tokens of a sequence independent,",
+    "tr(Σ) would go as T for their sum, and as 1/T for their mean.",
+)
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -219,9 +206,21 @@ def points(results: Results) -> list[Point]:
     ]
 
 
+PAGE = Page(
+    title="Gradient variance over the sequence length",
+    figure=PLOT,
+    shows="variance and noise scale over the sequence length",
+    claim=CLAIM,
+    draw=draw,
+    verdict=verdict,
+    words=words,
+    sections=sections,
+    meanings=MEANINGS,
+    facts=facts,
+)
 STUDY = Study(
     name="grad-variance",
-    write_report=write_report,
+    write_report=partial(write, PAGE),
     tables=tables,
     verdict=verdict,
     points=points,

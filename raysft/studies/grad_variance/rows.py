@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from raysft.studies.moments import Moments
 from raysft.studies.statistics import Interval, exponent, interval, positive_interval
-from raysft.studies.study import Results
+from raysft.studies.study import Results, done
 
 # How the losses of the tokens of a sequence are put together -> in words.
 LOSSES = {"summed": "summed over the tokens", "mean": "mean over the tokens"}
@@ -22,10 +22,6 @@ class Row(NamedTuple):
     # None where noise hides the gradient in some seed:
     norm: Interval | None  # of the mean gradient, |G|, noise taken off
     noise_scale: Interval | None  # sequences
-
-
-def done(results: Results) -> list[Mapping[str, Any]]:
-    return [case for case in results["cases"] if case["status"] == "done"]
 
 
 def moments_when(results: Results) -> list[str]:

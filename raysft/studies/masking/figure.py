@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from raysft.studies.figures import BLUE, GREY, ORANGE, RED, new_figure, save
-from raysft.studies.masking.rows import Row, done, rows_of
+from raysft.studies.masking.rows import Row, rows_of
 from raysft.studies.statistics import Interval
-from raysft.studies.study import Results
+from raysft.studies.study import Results, done
 
 
 def draw(results: Results, path: Path) -> None:

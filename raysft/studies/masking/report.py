@@ -1,27 +1,26 @@
 """results.json of `bench masking` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
 
-from raysft.runs import rundir
 from raysft.studies.hardware import layout, machine_of
 from raysft.studies.masking.figure import draw
 from raysft.studies.masking.rows import (
     copied_beyond_chance,
     difference,
-    done,
     exact_match,
     loss,
     references_beyond_chance,
     rows_of,
     weights_of,
 )
+from raysft.studies.page import Page, write
 from raysft.studies.statistics import Interval, judged, plus_minus
-from raysft.studies.study import Point, Results, Study
-from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "masking.png"
 CLAIM = (
@@ -102,31 +101,18 @@ def tables(results: Results) -> list[RenderableType]:
     return [terminal_table(title, COLUMNS, rows)]
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """report.md and its figure, in `folder`."""
-    if done(results):
-        draw(results, folder / PLOT)
-    (folder / rundir.REPORT).write_text(markdown(results))
+def sections(results: Results) -> list[str]:
+    return ["## At the end of training", "", *markdown_table(COLUMNS, rows_of(results)), ""]
 
 
-def markdown(results: Results) -> str:
-    lines = ["# What the weight of the prompts does", ""]
-    if done(results):
-        lines += [f"![losses, exact match, gradients and copying over the weight]({PLOT})", ""]
-    lines += [f"{CLAIM}. {verdict(results)}", ""]
-    lines += [f"- {' '.join(words(c))}" for c in results["cases"] if c["status"] != "done"]
-    lines += ["## At the end of training", "", *markdown_table(COLUMNS, rows_of(results)), ""]
-    lines += [
-        "weight: data.prompt_loss_weight; answers, prompts: held-out loss of their tokens, nats a",
-        "token; exact: answers equal to their reference; share: of the norm of the gradient, from",
-        "the prompts' tokens at this weight, w‖p‖ / (‖a‖ + w‖p‖), where the gradient is a + w p;",
-        "cosine: between a and p, on held-out records; copied: longest run of tokens that an",
-        "answer has in common with its own prompt, as a share of the answer; chance: the same with",
-        "the prompt of another record. ±: half of a 95 % interval over seeds, by Student's t.",
-        "",
-        *how_it_was_measured("How it was measured", facts(results), results["stamp"]),
-    ]
-    return "\n".join(lines)
+MEANINGS = (
+    "weight: data.prompt_loss_weight; answers, prompts: held-out loss of their tokens, nats a",
+    "token; exact: answers equal to their reference; share: of the norm of the gradient, from",
+    "the prompts' tokens at this weight, w‖p‖ / (‖a‖ + w‖p‖), where the gradient is a + w p;",
+    "cosine: between a and p, on held-out records; copied: longest run of tokens that an",
+    "answer has in common with its own prompt, as a share of the answer; chance: the same with",
+    "the prompt of another record. ±: half of a 95 % interval over seeds, by Student's t.",
+)
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -171,9 +157,21 @@ def points(results: Results) -> list[Point]:
     ]
 
 
+PAGE = Page(
+    title="What the weight of the prompts does",
+    figure=PLOT,
+    shows="losses, exact match, gradients and copying over the weight",
+    claim=CLAIM,
+    draw=draw,
+    verdict=verdict,
+    words=words,
+    sections=sections,
+    meanings=MEANINGS,
+    facts=facts,
+)
 STUDY = Study(
     name="masking",
-    write_report=write_report,
+    write_report=partial(write, PAGE),
     tables=tables,
     verdict=verdict,
     points=points,

@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from raysft.studies.statistics import Interval, interval
-from raysft.studies.study import Results
-
-Case = Mapping[str, Any]
+from raysft.studies.study import Case, Results, done
 
 
 class Row(NamedTuple):
@@ -21,10 +19,6 @@ class Row(NamedTuple):
     cosine: Interval | None  # between the gradients of the prompts' and the answers' losses
     copied: Interval | None  # share of an answer that is one run of its own instruction
     by_chance: Interval | None  # the same with another's instruction
-
-
-def done(results: Results) -> list[Case]:
-    return [case for case in results["cases"] if case["status"] == "done"]
 
 
 def weights_of(results: Results) -> list[float]:

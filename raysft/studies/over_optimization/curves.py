@@ -3,12 +3,11 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from raysft.studies.statistics import Interval, interval
-from raysft.studies.study import Results
+from raysft.studies.study import Case, Results
 
-Case = Mapping[str, Any]
 PARTS = 20  # of a run, each as long as the others: single iterations are noise
 
 

@@ -1,18 +1,18 @@
 """results.json of `bench over-optimization` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
 
-from raysft.runs import rundir
 from raysft.studies.hardware import layout, machine_of
 from raysft.studies.over_optimization.curves import PARTS, Row, done, leash, parts_of, rows_of
 from raysft.studies.over_optimization.figure import draw
+from raysft.studies.page import Page, write
 from raysft.studies.statistics import judged, plus_minus
 from raysft.studies.study import Point, Results, Study
-from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "over-optimization.png"
 CLAIM = (
@@ -88,32 +88,19 @@ def tables(results: Results) -> list[RenderableType]:
     return [terminal_table("By beta, at the end of training", COLUMNS, rows)] if rows else []
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """report.md and its figure, in `folder`."""
-    if done(results):
-        draw(results, folder / PLOT)
-    (folder / rundir.REPORT).write_text(markdown(results))
+def sections(results: Results) -> list[str]:
+    return ["## At the end of training", "", *markdown_table(COLUMNS, rows_of(results)), ""]
 
 
-def markdown(results: Results) -> str:
-    lines = ["# How far a learned reward can be followed", ""]
-    if done(results):
-        lines += [f"![reward and checker over the distance from the start]({PLOT})", ""]
-    lines += [f"{CLAIM}. {verdict(results)}", ""]
-    lines += [f"- {' '.join(words(c))}" for c in results["cases"] if c["status"] != "done"]
-    lines += ["## At the end of training", "", *markdown_table(COLUMNS, rows_of(results)), ""]
-    lines += [
-        f"Each run is cut into {PARTS} equal parts; its end is the last of them. KL: from the",
-        "model at the start, nats an answer; reward: of a drawn answer, which is trained; gained:",
-        "since the first iteration; checker: of a drawn answer, which is only watched; better:",
-        "since the first iteration; lost since best: what the checker lost from its best part",
-        "to the last one, where the other seeds say which part that is, because a run's own best",
-        "part is also its luckiest; reward since: what the reward gained in the same time. ±: half",
-        "of a 95 % interval over seeds, by Student's t.",
-        "",
-        *how_it_was_measured("How it was measured", facts(results), results["stamp"]),
-    ]
-    return "\n".join(lines)
+MEANINGS = (
+    f"Each run is cut into {PARTS} equal parts; its end is the last of them. KL: from the",
+    "model at the start, nats an answer; reward: of a drawn answer, which is trained; gained:",
+    "since the first iteration; checker: of a drawn answer, which is only watched; better:",
+    "since the first iteration; lost since best: what the checker lost from its best part",
+    "to the last one, where the other seeds say which part that is, because a run's own best",
+    "part is also its luckiest; reward since: what the reward gained in the same time. ±: half",
+    "of a 95 % interval over seeds, by Student's t.",
+)
 
 
 def facts(results: Results) -> list[tuple[str, str]]:
@@ -145,9 +132,21 @@ def points(results: Results) -> list[Point]:
     ]
 
 
+PAGE = Page(
+    title="How far a learned reward can be followed",
+    figure=PLOT,
+    shows="reward and checker over the distance from the start",
+    claim=CLAIM,
+    draw=draw,
+    verdict=verdict,
+    words=words,
+    sections=sections,
+    meanings=MEANINGS,
+    facts=facts,
+)
 STUDY = Study(
     name="over-optimization",
-    write_report=write_report,
+    write_report=partial(write, PAGE),
     tables=tables,
     verdict=verdict,
     points=points,

@@ -1,20 +1,20 @@
 """results.json of `bench stability` to tables, Markdown and a figure."""
 
-from pathlib import Path
+from functools import partial
 from typing import NamedTuple
 
 from rich.console import RenderableType
 
-from raysft.runs import rundir
 from raysft.studies.hardware import layout, machine_of
+from raysft.studies.page import Page, write
 from raysft.studies.stability.curves import SPIKE, WINDOW
 from raysft.studies.stability.figure import draw
 from raysft.studies.stability.rows import Row, rows_of
-from raysft.studies.stability.thresholds import FACTORS, done, effect, gain, values_of
+from raysft.studies.stability.thresholds import FACTORS, effect, gain, values_of
 from raysft.studies.stability.words import of_case, of_row, of_value, verdict
 from raysft.studies.statistics import Interval, plus_minus
-from raysft.studies.study import Point, Results, Study
-from raysft.studies.tables import Column, how_it_was_measured, markdown_table, terminal_table
+from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "stability.png"
 CLAIM = (
@@ -117,26 +117,13 @@ def by_rate(results: Results) -> list[str]:
     return lines
 
 
-def write_report(results: Results, folder: Path) -> None:
-    """report.md and its figure, in `folder`."""
-    if done(results):
-        draw(results, folder / PLOT)
-    (folder / rundir.REPORT).write_text(markdown(results))
-
-
-def markdown(results: Results) -> str:
-    lines = ["# Up to which learning rate training holds", ""]
-    if done(results):
-        lines += [f"![losses over the rate, largest stable rates and loss spikes]({PLOT})", ""]
-    lines += [f"{CLAIM}. {verdict(results)}", ""]
-    lines += [f"- {' '.join(of_case(c))}" for c in results["cases"] if c["status"] != "done"]
-    if done(results):
-        lines += [f"## {FACTORS_TITLE}", "", *markdown_table(FACTOR_COLUMNS, factor_rows(results))]
-        lines += ["", f"## {TITLE}", "", *markdown_table(COLUMNS, rows_of(results)), ""]
-        lines += by_rate(results)
-    lines += [*MEANINGS, "", *how_it_was_measured("How it was measured", facts(results),
-                                                  results["stamp"])]  # fmt: skip
-    return "\n".join(lines)
+def sections(results: Results) -> list[str]:
+    if not done(results):
+        return []
+    factors = markdown_table(FACTOR_COLUMNS, factor_rows(results))
+    by_warmup = markdown_table(COLUMNS, rows_of(results))
+    lines = [f"## {FACTORS_TITLE}", "", *factors, "", f"## {TITLE}", "", *by_warmup, ""]
+    return lines + by_rate(results)
 
 
 MEANINGS = (
@@ -185,9 +172,21 @@ def points(results: Results) -> list[Point]:
     ]
 
 
+PAGE = Page(
+    title="Up to which learning rate training holds",
+    figure=PLOT,
+    shows="losses over the rate, largest stable rates and loss spikes",
+    claim=CLAIM,
+    draw=draw,
+    verdict=verdict,
+    words=of_case,
+    sections=sections,
+    meanings=MEANINGS,
+    facts=facts,
+)
 STUDY = Study(
     name="stability",
-    write_report=write_report,
+    write_report=partial(write, PAGE),
     tables=tables,
     verdict=verdict,
     points=points,

@@ -8,17 +8,15 @@ from typing import Any, NamedTuple
 from raysft.studies.stability.curves import AFTER, BEFORE
 from raysft.studies.stability.thresholds import (
     FACTORS,
-    Case,
     Threshold,
     bracket,
     cost,
-    done,
     least_loss,
     stable_runs,
     threshold,
 )
 from raysft.studies.statistics import Interval, interval
-from raysft.studies.study import Results
+from raysft.studies.study import Case, Results, done
 
 
 class AtRate(NamedTuple):

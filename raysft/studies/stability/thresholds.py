@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from raysft.studies.statistics import Interval, interval, positive_interval
-from raysft.studies.study import Results
+from raysft.studies.study import Case, Results, done
 
-Case = Mapping[str, Any]
 Run = Mapping[str, Any]
 # What combinations differ in -> the order of its values: the first is what others are held against.
 FACTORS: dict[str, Callable[[Any], Any]] = {
@@ -39,10 +38,6 @@ class Threshold(NamedTuple):
         if low is None:
             return "not known" if high is None else f"below {high}"
         return f"{low} or more" if high is None else f"{low} to {high}"
-
-
-def done(results: Results) -> list[Case]:
-    return [case for case in results["cases"] if case["status"] == "done"]
 
 
 def bracket(runs: list[Run]) -> Bracket:

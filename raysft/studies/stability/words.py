@@ -12,9 +12,9 @@ from raysft.studies.stability.rows import (
     rows_of,
     spikes_of,
 )
-from raysft.studies.stability.thresholds import FACTORS, done, effect, gain, rung, values_of
+from raysft.studies.stability.thresholds import FACTORS, effect, gain, rung, values_of
 from raysft.studies.statistics import judged
-from raysft.studies.study import Results
+from raysft.studies.study import Results, done
 
 # What combinations differ in -> what it is a remedy by, in the source's words.
 REMEDIES = {
