@@ -6,6 +6,7 @@ run.metrics.eval_loss.dropna()
 
 import json
 import sys
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from raysft.verbs.train import TRAIN
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from pandas import DataFrame
+
+# Of a library that lacks ipywidgets for bars of progress, of which there are none here.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 # A preset, a TOML file, a run to start again, or the sections themselves.
 Source = str | Path | Mapping[str, Any]

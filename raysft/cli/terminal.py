@@ -1,5 +1,6 @@
 """The two consoles, and the forms of line that everything printed takes."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import Any
@@ -7,8 +8,10 @@ from typing import Any
 from rich.console import Console
 from rich.markup import escape
 
-stderr = Console(stderr=True, highlight=False)
-stdout = Console(highlight=False)
+# In a notebook plain text: rich would make an output of HTML of every line, or draw over lines.
+PLAIN: dict[str, Any] = {"force_jupyter": False, "force_terminal": False}
+HOW = {"highlight": False} | (PLAIN if "ipykernel" in sys.modules else {})
+stderr, stdout = Console(stderr=True, **HOW), Console(**HOW)
 
 
 def error(message: str) -> None:
