@@ -31,7 +31,7 @@ def show_data(facts: Mapping[str, Any]) -> None:
 
 def show_workers(event: events.Workers) -> None:
     hardware = event.observed["gpu"] or event.observed["cpu"]
-    total, trained = event.parameters, event.trained
+    total, trained = event.parameters, event.trained or event.parameters
     share = f"; {trained:,} of them are trained ({trained / total:.2%})"
     fact("parameters", f"{total:,}{share if trained < total else ''}")
     workers = event.world_size

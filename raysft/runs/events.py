@@ -74,12 +74,12 @@ class Workers:
 
     world_size: int
     parameters: int
-    trained: int  # of them; fewer with an adapter
     optimizer: str  # its kernel; after a semicolon why another was not taken
     products: str | None  # how bf16 is multiplied, where there is a choice
     memory_kind: str
     memory_gib: Mapping[str, float]  # held now, by part
     observed: Facts  # hardware and versions: see provenance.observed
+    trained: int | None = None  # of the parameters; fewer with an adapter
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from raysft.runtime.restarts import Restarts
 
 
 def workers(world_size: int) -> Workers:
-    return Workers(world_size, 10, 10, "Adam", None, "rss", {}, {})
+    return Workers(world_size, 10, "Adam", None, "rss", {}, {})
 
 
 def test_a_restart_is_told_part_by_part() -> None:
