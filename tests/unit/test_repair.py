@@ -74,7 +74,8 @@ def test_where_nothing_is_whole_nothing_is_written(tmp_path: Path) -> None:
 
 
 def test_where_all_are_gone_that_is_what_a_resumption_and_an_export_say(run_dir: Path) -> None:
-    spec = {"verb": "train", "config": {"model": {"path": "x"}}, "stamp": {"command": "raysft"}}
+    config = {"model": {"path": "x"}, "data": {"path": "demo"}}
+    spec = {"verb": "train", "config": config, "stamp": {"command": "raysft"}}
     rundir.write_json(run_dir / rundir.RUN, spec)
     (run_dir / rundir.CHECKPOINTS / "checkpoint_a/state.pt").unlink()
     with pytest.raises(UserError, match=r"checkpoint_a is damaged: state\.pt is missing"):
