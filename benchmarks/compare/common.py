@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 EVAL_RECORDS = 32
+LORA = {"r": 16, "lora_alpha": 32, "target_modules": "all-linear"}
+LORA_RATE = 10  # times the learning rate of all weights
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ def read_task(description: str) -> tuple[Task, argparse.Namespace]:
     parser.add_argument("--best", action="store_true")
     parser.add_argument("--fp32", action="store_true")
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--lora", action="store_true")
     arguments = parser.parse_args()
     raw = json.loads(arguments.task.read_text())
     paths = {key: Path(raw[key]) for key in ("model", "data", "output")}

@@ -3,7 +3,8 @@
     python benchmarks/compare/run.py --tokenizer FOLDER --data gpteacher_codegen.json --out DIR
 
 Writes DIR/results.json and DIR/report.md: medians over the rounds of tokens a second, memory and
-the held-out loss, each with its spread, and ratios. `--only raysft-zero3,bare` chooses contenders;
+the held-out loss, each with its spread, and ratios. `--model FOLDER` starts from a pretrained model
+instead of random weights. `--only raysft-zero3,bare` chooses contenders;
 `--peers PYTHON` is the interpreter that has TRL (the extra `compare` installs it into this one).
 """
 
@@ -18,7 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from common import EVAL_RECORDS, Task, count_tokens, heldout_loss, split, tree_memory
+from common import (
+    EVAL_RECORDS,
+    LORA,
+    LORA_RATE,
+    Task,
+    count_tokens,
+    heldout_loss,
+    split,
+    tree_memory,
+)
 
 HERE = Path(__file__).parent
 # Left out of the rates, for everyone: the first allocates and compiles, and in the second raysft's
@@ -37,6 +47,8 @@ SCRIPTS = {
     "trl-packed": ["trl_sft.py", "--packed"],
     "trl-best": ["trl_sft.py", "--best"],
     "hf-deepspeed-zero3": ["hf_deepspeed.py"],
+    "trl-lora": ["trl_sft.py", "--lora"],
+    "trl-lora-best": ["trl_sft.py", "--lora", "--best"],
 }
 RAYSFT = {
     "raysft-zero3": ["engine.zero_stage=3", "scaling.workers=1", "scaling.cpus_per_worker=2"],
@@ -44,6 +56,8 @@ RAYSFT = {
     "raysft-2-workers": ["engine.zero_stage=3", "scaling.workers=2", "scaling.cpus_per_worker=1"],
     "raysft-padded": ["engine.zero_stage=3", "scaling.workers=1", "scaling.cpus_per_worker=2",
                       "batch.packing=false"],
+    "raysft-lora": ["engine.zero_stage=1", "scaling.workers=1", "scaling.cpus_per_worker=2",
+                    f"adapter.rank={LORA['r']}", f"adapter.alpha={LORA['lora_alpha']}"],
 }  # fmt: skip
 
 
@@ -79,6 +93,7 @@ ONLY_ON_GPU = {
 
 def raysft_command(task: Task, folder: Path, overrides: list[str]) -> list[str]:
     """The real command line, on the same records."""
+    rate = LORA_RATE if any(key.startswith("adapter.") for key in overrides) else 1
     train, heldout = split(task.data, task.records_per_step * task.steps)
     (folder / "train.json").write_text(json.dumps(train))
     (folder / "heldout.json").write_text(json.dumps(heldout))
@@ -99,7 +114,7 @@ def raysft_command(task: Task, folder: Path, overrides: list[str]) -> list[str]:
         f"batch.global_batch_size={task.records_per_step}",
         f"batch.tokens_per_micro_batch={task.pack_tokens}",
         f"batch.micro_batch_size={task.records_per_step}",
-        f"optim.lr={task.learning_rate}",
+        f"optim.lr={task.learning_rate * rate}",
         "optim.weight_decay=0",
         "optim.cpu_kernel=auto",
         "schedule.warmup_ratio=0",
@@ -218,7 +233,9 @@ def markdown(table: dict[str, Any], versions: str, command: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokenizer", type=Path, required=True)
+    start = parser.add_mutually_exclusive_group(required=True)
+    start.add_argument("--model", type=Path, help="a pretrained one")
+    start.add_argument("--tokenizer", type=Path, help="of a GPT-2 of random weights, see --shape")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--only", default=",".join([*RAYSFT, *SCRIPTS]))
@@ -227,15 +244,18 @@ def main() -> None:
     parser.add_argument("--records-per-step", type=int, default=8)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="adapters: 10 times")
     parser.add_argument("--pack-tokens", type=int, help="default: --seq-len")
     parser.add_argument("--peers", default=sys.executable)
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True)
-    make_model(out / "start", arguments.tokenizer, arguments.shape)
+    if arguments.model is None:
+        make_model(out / "start", arguments.tokenizer, arguments.shape)
     task = Task(
-        model=out / "start", data=arguments.data.resolve(), seq_len=arguments.seq_len,
-        records_per_step=arguments.records_per_step, steps=arguments.steps, learning_rate=3e-4,
+        model=(arguments.model or out / "start").resolve(), data=arguments.data.resolve(),
+        seq_len=arguments.seq_len, records_per_step=arguments.records_per_step,
+        steps=arguments.steps, learning_rate=arguments.learning_rate,
         pack_tokens=arguments.pack_tokens or arguments.seq_len, output=out,
     )  # fmt: skip
     import torch

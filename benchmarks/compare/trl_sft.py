@@ -1,11 +1,13 @@
-"""TRL's SFTTrainer: as it comes, with --packed packing, with --best bf16 weights too."""
+"""TRL's SFTTrainer: as it comes; --packed: with packing; --best: with packing, bf16 weights, and
+activations kept instead of computed again; --lora: with an adapter of peft."""
 
 from importlib.util import find_spec
 from itertools import pairwise
 
 import torch
-from common import prompt_of, read_task, report, split, step_clock
+from common import LORA, LORA_RATE, prompt_of, read_task, report, split, step_clock
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
 
@@ -27,8 +29,9 @@ def main() -> None:
         if packed
         else task.records_per_step,
         packing=packed,
+        gradient_checkpointing=not arguments.best,
         num_train_epochs=1,
-        learning_rate=task.learning_rate,
+        learning_rate=task.learning_rate * (LORA_RATE if arguments.lora else 1),
         lr_scheduler_type="constant",
         save_strategy="no",
         logging_steps=1,
@@ -44,9 +47,13 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         callbacks=[clock],
+        peft_config=LoraConfig(**LORA, task_type="CAUSAL_LM") if arguments.lora else None,
     )
     trainer.train()
-    trainer.save_model(str(task.output))
+    if arguments.lora:
+        trainer.model.merge_and_unload().save_pretrained(task.output)
+    else:
+        trainer.save_model(str(task.output))
     seen = [line["num_tokens"] for line in trainer.state.log_history if "num_tokens" in line]
     report(clock.times, [int(b - a) for a, b in pairwise([0, *seen])])
 
