@@ -101,9 +101,10 @@ def test_a_run_that_fails_raises_what_it_says(tmp_path: Path, tiny_model: Path) 
         raysft.train("gpt2-tiny-cpu", name="hot", **hot)
     assert raysft.load_run("hot").status == "failed"
     records = tmp_path / "records.jsonl"
-    records.write_text('{"instruction": "a", "response": "b"}\n{"broken\n')
-    config = {"model": {"path": tiny_model}, "data": {"path": records}}
-    with pytest.raises(UserError, match=r"records.jsonl"):
+    line = '{"instruction": "a", "response": "b"}\n'
+    records.write_text(line * 500 + '{"broken\n')  # further than what is looked at before a run
+    config = {"model": {"path": tiny_model}, "data": {"path": records}, "batch": {"seq_len": 128}}
+    with pytest.raises(UserError, match=r"records\.jsonl.*501"):
         raysft.train(config, name="broken", scaling={"workers": 1})
     assert not (tmp_path / "runs/broken").exists()
 
