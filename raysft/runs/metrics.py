@@ -135,6 +135,7 @@ METRICS = (
     ),
     Metric("explained_variance", "share of the returns' variance that the critic knew of"),
     Metric("drawing_time_s", "drawing and judging the answers of an iteration", "s"),
+    Metric("scoring_time_s", "their log P by the policy and by the reference", "s"),
     Metric("step_time_s", "median since the last line", "s"),
 )
 

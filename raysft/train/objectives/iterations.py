@@ -60,11 +60,13 @@ class Iterations:
         started = time.perf_counter()
         copy_weights(self.engine, self.twin)
         rollout = roll_out(self.twin, asked.template, prompts, self.judges, seed, number)
-        took = {"drawing_time_s": time.perf_counter() - started}
+        drawn = time.perf_counter()
         order = np.random.default_rng([seed, number]).permutation(len(rollout.answers))
         parts = [np.sort(part) for part in np.split(order, settings.minibatches)]
         batches = [self.records.share(rollout.tokens, part) for part in parts]
         old, values, reference = self.passes(rollout, batches, device)
+        scored = time.perf_counter()
+        took = {"drawing_time_s": drawn - started, "scoring_time_s": scored - drawn}
         of_tokens = valued(settings, rollout, old, reference, values)
         facts = facts_of(settings, rollout, old, reference, values, of_tokens) | took
         ready = [attached(some, rollout, old, of_tokens) for some in batches]

@@ -26,6 +26,7 @@ MEASURES = ("clip_fraction", "update_kl")
 FACTS = (
     "reward", "checked", "kl_to_reference", "entropy", "answer_tokens", "ended", "groups_alike",
     "drawing_gap", "explained_variance", "drawing_time_s",
+    "scoring_time_s",
 )  # fmt: skip
 
 
