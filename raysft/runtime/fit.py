@@ -28,7 +28,8 @@ from raysft.runtime.trainer import Placement, make_trainer
 from raysft.train.mailbox import ControllerStarted, Request, open_mailbox
 from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
-from raysft.train.worker import Program, WorkerJob, train_worker
+from raysft.train.rank import WorkerJob
+from raysft.train.worker import Program, train_worker
 
 NAMED = 16  # records that a message names
 POLL_S = 0.5  # how long the driver waits for events before it looks whether the run has ended

@@ -26,7 +26,7 @@ from raysft.model.answers import (
 from raysft.model.generate import load
 from raysft.runs import events, rundir
 from raysft.train.mailbox import post
-from raysft.train.worker import WorkerJob
+from raysft.train.rank import WorkerJob
 
 NOTHING = {"exact_match": None, "exact_match_records": 0}
 

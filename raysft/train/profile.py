@@ -46,6 +46,8 @@ class Profile:
         Begins after the first step, which pays for allocation and compilation.
         """
         global _active
+        if self.num_steps == 0:
+            return None
         self.step += 1
         if self.step == 1:
             _active = self

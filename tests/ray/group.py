@@ -20,7 +20,8 @@ from raysft.runtime.trainer import make_trainer
 from raysft.train.mailbox import open_mailbox
 from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
-from raysft.train.worker import WorkerJob, train_worker
+from raysft.train.rank import WorkerJob
+from raysft.train.worker import train_worker
 
 
 class JobsActor:

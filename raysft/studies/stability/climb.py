@@ -16,8 +16,9 @@ from raysft.studies.divergence import has_diverged
 from raysft.train.mailbox import post
 from raysft.train.objectives.objective import Objective
 from raysft.train.objectives.sft import SFT
+from raysft.train.rank import WorkerJob
 from raysft.train.second_moment import watch_moments
-from raysft.train.worker import WorkerJob, train_worker
+from raysft.train.worker import train_worker
 
 
 def climb(
