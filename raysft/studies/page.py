@@ -1,11 +1,14 @@
 """report.md of a study: what a text claims, what was found, tables, and how it was measured."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from rich.console import RenderableType
+
 from raysft.runs import rundir
-from raysft.studies.study import Case, Results, done
+from raysft.studies.study import Case, Point, Results, Study, done
 from raysft.studies.tables import how_it_was_measured
 
 
@@ -22,6 +25,23 @@ class Page(NamedTuple):
     sections: Callable[[Results], list[str]]  # lines of Markdown
     meanings: Sequence[str]  # lines: what the columns mean
     facts: Callable[[Results], list[tuple[str, str]]]  # of how it was measured
+
+
+def study(
+    name: str,
+    page: Page,
+    tables: Callable[[Results], Iterable[RenderableType]],
+    points: Callable[[Results], list[Point]],
+) -> Study:
+    """The study that has this page as its report."""
+    return Study(
+        name=name,
+        write_report=partial(write, page),
+        tables=tables,
+        verdict=page.verdict,
+        points=points,
+        words=page.words,
+    )
 
 
 def write(page: Page, results: Results, folder: Path) -> None:

@@ -89,7 +89,7 @@ def test_rooms_are_few_and_small() -> None:
     rooms = {file.parent for file in FILES if file.parent.parent == ROOT}
     modules = [file.name for file in ROOT.glob("*.py")]
     assert len(rooms) <= 12, rooms
-    assert set(modules) == {"__init__.py", "api.py", "errors.py", "job.py"}
+    assert len(modules) <= 3, modules
     large = {str(file): len(file.read_text().splitlines()) for file in FILES}
     assert max(large.values()) <= 350, max(large, key=lambda name: large[name])
 

@@ -1,7 +1,6 @@
 """results.json of `bench data-size` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
@@ -9,9 +8,9 @@ from rich.console import RenderableType
 from raysft.studies.data_size.figure import draw
 from raysft.studies.data_size.rows import MATCHED, Row, power_of, rows_of
 from raysft.studies.hardware import layout, machine_of
-from raysft.studies.page import Page, write
+from raysft.studies.page import Page, study
 from raysft.studies.statistics import plus_minus
-from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.study import Point, Results, done
 from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "data-size.png"
@@ -155,11 +154,4 @@ PAGE = Page(
     meanings=MEANINGS,
     facts=facts,
 )
-STUDY = Study(
-    name="data-size",
-    write_report=partial(write, PAGE),
-    tables=tables,
-    verdict=verdict,
-    points=points,
-    words=words,
-)
+STUDY = study("data-size", PAGE, tables, points)

@@ -1,7 +1,6 @@
 """results.json of `bench grad-variance` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
@@ -15,9 +14,9 @@ from raysft.studies.grad_variance.rows import (
     rows_of,
 )
 from raysft.studies.hardware import layout, machine_of
-from raysft.studies.page import Page, write
+from raysft.studies.page import Page, study
 from raysft.studies.statistics import Interval
-from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.study import Point, Results, done
 from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "grad-variance.png"
@@ -218,11 +217,4 @@ PAGE = Page(
     meanings=MEANINGS,
     facts=facts,
 )
-STUDY = Study(
-    name="grad-variance",
-    write_report=partial(write, PAGE),
-    tables=tables,
-    verdict=verdict,
-    points=points,
-    words=words,
-)
+STUDY = study("grad-variance", PAGE, tables, points)

@@ -1,7 +1,6 @@
 """results.json of `bench masking` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
@@ -17,9 +16,9 @@ from raysft.studies.masking.rows import (
     rows_of,
     weights_of,
 )
-from raysft.studies.page import Page, write
+from raysft.studies.page import Page, study
 from raysft.studies.statistics import Interval, judged, plus_minus
-from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.study import Point, Results, done
 from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "masking.png"
@@ -169,11 +168,4 @@ PAGE = Page(
     meanings=MEANINGS,
     facts=facts,
 )
-STUDY = Study(
-    name="masking",
-    write_report=partial(write, PAGE),
-    tables=tables,
-    verdict=verdict,
-    points=points,
-    words=words,
-)
+STUDY = study("masking", PAGE, tables, points)

@@ -1,7 +1,6 @@
 """results.json of `bench over-optimization` to a verdict, tables, Markdown and a figure."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from rich.console import RenderableType
@@ -9,9 +8,9 @@ from rich.console import RenderableType
 from raysft.studies.hardware import layout, machine_of
 from raysft.studies.over_optimization.curves import PARTS, Row, done, leash, parts_of, rows_of
 from raysft.studies.over_optimization.figure import draw
-from raysft.studies.page import Page, write
+from raysft.studies.page import Page, study
 from raysft.studies.statistics import judged, plus_minus
-from raysft.studies.study import Point, Results, Study
+from raysft.studies.study import Point, Results
 from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "over-optimization.png"
@@ -144,11 +143,4 @@ PAGE = Page(
     meanings=MEANINGS,
     facts=facts,
 )
-STUDY = Study(
-    name="over-optimization",
-    write_report=partial(write, PAGE),
-    tables=tables,
-    verdict=verdict,
-    points=points,
-    words=words,
-)
+STUDY = study("over-optimization", PAGE, tables, points)

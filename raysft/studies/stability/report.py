@@ -1,19 +1,18 @@
 """results.json of `bench stability` to tables, Markdown and a figure."""
 
-from functools import partial
 from typing import NamedTuple
 
 from rich.console import RenderableType
 
 from raysft.studies.hardware import layout, machine_of
-from raysft.studies.page import Page, write
+from raysft.studies.page import Page, study
 from raysft.studies.stability.curves import SPIKE, WINDOW
 from raysft.studies.stability.figure import draw
 from raysft.studies.stability.rows import Row, rows_of
 from raysft.studies.stability.thresholds import FACTORS, effect, gain, values_of
 from raysft.studies.stability.words import of_case, of_row, of_value, verdict
 from raysft.studies.statistics import Interval, plus_minus
-from raysft.studies.study import Point, Results, Study, done
+from raysft.studies.study import Point, Results, done
 from raysft.studies.tables import Column, markdown_table, terminal_table
 
 PLOT = "stability.png"
@@ -184,11 +183,4 @@ PAGE = Page(
     meanings=MEANINGS,
     facts=facts,
 )
-STUDY = Study(
-    name="stability",
-    write_report=partial(write, PAGE),
-    tables=tables,
-    verdict=verdict,
-    points=points,
-    words=of_case,
-)
+STUDY = study("stability", PAGE, tables, points)
