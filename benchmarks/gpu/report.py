@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 Line = Mapping[str, Any]
 
 
+WORK = ("doctor", "train", "zero3", "kill", "adapter", "ppo", "prove", "chain")
+
+
 class Goal(NamedTuple):
     words: str
     found: Callable[[Mapping[str, Line]], float | None]  # of the lines by their check
@@ -51,9 +54,7 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 def markdown(results: Path, command: str) -> str:
     lines = read(results)
-    by_check = {
-        name: {} for name in ("env", "train", "zero3", "compare", "kill", "prove", "doctor")
-    }
+    by_check = {name: {} for name in ("env", "compare", *WORK)}
     by_check |= {line["check"]: line for line in lines if "check" in line}
     env = by_check["env"]
     gpu = env.get("gpu")
@@ -89,7 +90,7 @@ def verdicts(by_check: Mapping[str, Line]) -> str:
 def checks(by_check: Mapping[str, Line]) -> str:
     """Of what works, with what was said of it."""
     listed = []
-    for name in ("doctor", "prove", "train", "zero3", "kill"):
+    for name in WORK:
         line = by_check[name]
         words = line.get("error") or line.get("failed") or line.get("words") or ""
         if "left_out" in line or not line:

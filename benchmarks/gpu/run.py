@@ -13,24 +13,22 @@ import json
 import os
 import platform
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from threading import Event
 from typing import Any
 
+from lab import Lab, T
 from report import markdown
+from works import adapter, chain, doctor, kill, ppo, prove
 
 HERE = Path(__file__).parent
 PACKAGES = ("raysft", "torch", "transformers", "deepspeed", "ray", "trl", "flash-attn", "triton")
-T = 1024
-LONG = ("config", "data", "stamp", "scaling", "parameters", "flops_per_token", "restarts")
 # ZeRO stage, recomputing, thousands of tokens in a micro-batch, and what else differs.
 CASES: list[dict[str, Any]] = [
     {"stage": 1, "recomputes": False, "tokens": 16},
@@ -41,68 +39,6 @@ CASES: list[dict[str, Any]] = [
     {"stage": 1, "recomputes": True, "tokens": 16},
     {"stage": 3, "recomputes": True, "tokens": 4, "leaf": False},  # as the preset was before
 ]
-
-
-@dataclass
-class Lab:
-    tokenizer: Path
-    data: Path
-    out: Path
-    tiny: bool
-    runs: Path
-    started: float = field(default_factory=time.monotonic)
-
-    @property
-    def results(self) -> Path:
-        return self.out / "results.jsonl"
-
-    def keep(self, check: str, **facts: Any) -> None:
-        line = {"check": check, **{key: value for key, value in facts.items() if key not in LONG}}
-        with self.results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def say(self, words: str) -> None:
-        print(f"=== {time.monotonic() - self.started:4.0f} s  {words}", flush=True)
-
-    def call(self, command: list[str], limit_s: float) -> tuple[int | None, str]:
-        """Exit code, None where it took too long, and standard output. The rest goes to log.txt.
-
-        --tiny is about the script and not about time: a busy CPU may compile for minutes.
-        """
-        limit_s *= 4 if self.tiny else 1
-        with (self.out / "log.txt").open("a") as log:
-            log.write(f"\n$ {' '.join(command)}\n")
-            log.flush()
-            try:
-                done = subprocess.run(
-                    command, stdout=subprocess.PIPE, stderr=log, text=True, timeout=limit_s
-                )
-            except subprocess.TimeoutExpired:
-                return None, ""
-            log.write(done.stdout[-20_000:])
-        return done.returncode, done.stdout
-
-    def raysft(self, *words: str, limit_s: float) -> dict[str, Any]:
-        """The summary of a command with --json, and its exit code."""
-        command = [str(Path(sys.executable).parent / "raysft"), *words, "--json"]
-        code, output = self.call(command, limit_s)
-        summary: dict[str, Any] = {}
-        with suppress(ValueError, IndexError):
-            summary = json.loads(output.splitlines()[-1])
-        return summary | {"exit_code": code}
-
-    def settings(self, *more: str) -> list[str]:
-        """GPT-2 Large from random weights on real records, on one GPU."""
-        chosen = [
-            "model.init=scratch", "model.path=none", f"model.tokenizer={self.tokenizer}",
-            f"data.path={self.data}", "data.template=plain", f"batch.seq_len={T}",
-            "scaling.workers=1", f"scaling.gpus_per_worker={0 if self.tiny else 1}",
-            f"scaling.cpus_per_worker={1 if self.tiny else min(8, os.cpu_count() or 1)}",
-            f"run.storage={self.runs}", "run.samples=0", "eval.exact_match_records=0",
-            "eval.every_steps=0", "log.every_steps=1", "log.tensorboard=false",
-            *(["model.shape={n_layer=2, n_embd=64, n_head=2}"] if self.tiny else []), *more,
-        ]  # fmt: skip
-        return [word for setting in chosen for word in ("--set", setting)]
 
 
 def env(lab: Lab) -> None:
@@ -118,10 +54,6 @@ def env(lab: Lab) -> None:
         facts |= {"gpu": card.name, "memory_gib": card.total_memory / 2**30}
         facts |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     lab.keep("env", versions=versions, **facts)
-
-
-def doctor(lab: Lab) -> None:
-    lab.keep("doctor", **lab.raysft("doctor", *lab.settings(), limit_s=90))
 
 
 def train(lab: Lab) -> None:
@@ -208,48 +140,6 @@ def is_there(package: str) -> bool:
     return False
 
 
-def prove(lab: Lab) -> None:
-    if not lab.tiny:
-        lab.keep("prove", **lab.raysft("doctor", "--prove", *lab.settings(), limit_s=200))
-
-
-def kill(lab: Lab) -> None:
-    """A worker is killed after a checkpoint; the run goes on, and its model answers."""
-    import psutil
-
-    settings = lab.settings(
-        "run.max_steps=40", "checkpoint.every_steps=10", "eval.max_records=32",
-        "batch.global_batch_size=16",
-    )  # fmt: skip
-    preset = "gpt2-large" if lab.tiny else "gpt2"
-    command = [str(Path(sys.executable).parent / "raysft"), "train", preset, "--name", "kill"]
-    with (lab.out / "log.txt").open("a") as log:
-        run = subprocess.Popen([*command, *settings], stderr=log, stdout=log)
-    folder, until = lab.runs / "kill", time.monotonic() + 120
-    while run.poll() is None and time.monotonic() < until:
-        if list(folder.glob("checkpoints/checkpoint_*/manifest_0.json")):
-            job = psutil.Process(json.loads((folder / "summary.json").read_text())["pid"])
-            workers = [p for p in job.children(recursive=True) if is_worker(p)]
-            if workers:
-                workers[0].kill()
-                break
-        time.sleep(0.2)
-    with suppress(subprocess.TimeoutExpired):
-        run.wait(timeout=150)
-    run.kill()
-    summary = json.loads((folder / "summary.json").read_text())
-    code, answer = lab.call([command[0], "generate", str(folder / "model"), "Write a loop."], 60)
-    lab.keep("kill", **summary | {"exit_code": run.returncode, "generate": code, "answer": answer})
-
-
-def is_worker(process: Any) -> bool:
-    import psutil
-
-    with suppress(psutil.Error):
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    return False
-
-
 def bench(lab: Lab) -> None:
     lengths = "[64]" if lab.tiny else "[512, 1024]"
     settings = lab.settings(
@@ -295,8 +185,11 @@ STEPS: dict[str, tuple[Callable[[Lab], None], float]] = {
     "train": (train, 60),
     "zero3": (zero3, 50),
     "compare": (compare, 200),
-    "prove": (prove, 100),
     "kill": (kill, 70),
+    "adapter": (adapter, 45),
+    "ppo": (ppo, 60),
+    "prove": (prove, 100),
+    "chain": (chain, 150),
     "parts": (parts, 40),
     "steps": (steps, 120),
     "profile": (profile, 40),
@@ -305,9 +198,8 @@ STEPS: dict[str, tuple[Callable[[Lab], None], float]] = {
 
 
 def chosen(words: list[str]) -> Iterator[tuple[str, Callable[[Lab], None], float]]:
-    for name, (work, seconds) in STEPS.items():
-        if not words or name in words:
-            yield name, work, seconds
+    for name in words or STEPS:
+        yield name, *STEPS[name]
 
 
 def main() -> None:
@@ -317,7 +209,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
+    parser.add_argument(
+        "steps", nargs="*", choices=[*STEPS, []], metavar="STEP", help=", ".join(STEPS)
+    )
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
@@ -335,6 +229,7 @@ def main() -> None:
         except Exception as error:  # the others are still worth having
             lab.keep(name, failed=f"{type(error).__name__}: {error}"[:300])
         lab.keep("seconds", step=name, seconds=time.monotonic() - begun)
+    lab.keep_logs()
     shutil.rmtree(runs, ignore_errors=True)
     text = markdown(lab.results, " ".join(["python", *sys.argv]))
     (out / "report.md").write_text(text)

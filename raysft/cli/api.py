@@ -198,9 +198,12 @@ def frame(lines: Sequence[Mapping[str, Any]]) -> "DataFrame":
 @contextmanager
 def shown_on_stdout() -> Iterator[None]:
     """Of a notebook, whose standard error looks like a fault."""
-    before = terminal.stderr.file
-    terminal.stderr.file = sys.stdout
+    console = terminal.stderr
+    # A property that never answers None: given back what it says, the console would be tied to
+    # what standard error is at this moment.
+    before = console._file
+    console.file = sys.stdout
     try:
         yield
     finally:
-        terminal.stderr.file = before
+        console._file = before

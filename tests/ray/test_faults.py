@@ -170,9 +170,11 @@ def test_a_run_starts_with_as_many_workers_as_there_is_room_for(
     """Two of two to four, on two CPUs: the numbers of two."""
     wanted = undisturbed[1]
     config = tiny_config(tiny_model, *SETTINGS, "scaling.workers=[2, 4]")
-    spare = int(ray.available_resources()["CPU"]) - 2
+    spare = int(ray.cluster_resources()["CPU"]) - 2
     held = placement_group([{"CPU": spare}]) if spare > 0 else None
     try:
+        if held is not None:
+            ray.get(held.ready(), timeout=60)  # the workers of the test before may still be ending
         _, said, _ = fit_in(tmp_path, config)
     finally:
         if held is not None:

@@ -138,13 +138,13 @@ def test_mlflow_has_the_run_and_goes_on_in_it(tmp_path: Path, client: Any) -> No
 
 
 def test_mlflow_nests_the_trials_of_a_search(tmp_path: Path, client: Any) -> None:
-    run = Run(tmp_path, "log.wandb=none", "log.mlflow=search", verb="tune")
+    run = Run(tmp_path, "log.wandb=none", "log.mlflow=trials", verb="tune")
     run.trackers(events.Search(2, 2))
     for told in (trial(1, "running", 5, 2.0), trial(2, "diverged", 5, 4.0)):
         run.trackers(told)
     run.trackers.end(DONE)
     assert not run.warnings()
-    found = {one.info.run_name: one for one in mlflow_runs(client, "search")}
+    found = {one.info.run_name: one for one in mlflow_runs(client, "trials")}
     search = found.pop(tmp_path.name)
     assert {one.data.tags["mlflow.parentRunId"] for one in found.values()} == {search.info.run_id}
     one, two = found[f"{tmp_path.name} trial 1"], found[f"{tmp_path.name} trial 2"]
