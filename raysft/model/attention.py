@@ -182,7 +182,8 @@ def varlen(
     """One call for all records, whose lengths are data and not shapes: nothing is compiled anew,
     as cuDNN's attention does for each length."""
     attend, knows_groups = varlen_kernel()
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    # squeeze() rather than [0], whose backward pass copies each gradient into a tensor of zeros.
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     options: dict[str, Any] = {}
     if knows_groups:
         options["enable_gqa"] = k.shape[1] != q.shape[1]

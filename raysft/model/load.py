@@ -18,7 +18,7 @@ from raysft.model.attention import PACKED, register
 from raysft.model.cpu_bf16 import widen_linears
 from raysft.model.dropout import set_dropout, set_module_dropout
 from raysft.model.files import require_embeddings, require_place, require_positions
-from raysft.model.initialise import initialise
+from raysft.model.initialise import from_scratch
 from raysft.model.scalar import HEAD, add_pad_token, make_scalar, prepare_scalar, require_causal
 from raysft.model.text_part import KEY_MAPPING, text_part, use_own_names
 
@@ -166,8 +166,7 @@ def load_model(
         "dtype": DTYPES[config.engine.precision],
     }
     if config.model.init == "scratch":
-        model = auto_class(scalar).from_config(hf_config, **options)
-        initialise(model, config.run.seed)
+        model = from_scratch(auto_class(scalar), hf_config, options, config.run.seed)
         lacks_head = True
     else:
         model, lacks_head = load_with_head(

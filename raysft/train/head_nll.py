@@ -13,8 +13,8 @@ from raysft.model.cpu_bf16 import widen
 # by the thousand for its products, and has the memory.
 BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 WIDENED_ROWS = 8192  # of the head's weight at once, where it is widened
-# A row of logits begins at a multiple of so many numbers. A GPU's products are slow where it does
-# not, and GPT-2 has 50,257 tokens, which is odd.
+# The vocabulary is filled up to a multiple of so many tokens, which no target is. GPT-2 has 50,257,
+# which is odd, and an H200 took 6 times as long for two of the head's three products (measured).
 ALIGNED = {"cpu": 1, "cuda": 64}
 # The type in which the gradients of several blocks are summed; None is that of the weight, which a
 # CPU's product adds to as it goes. A GPU has the bandwidth for more.
@@ -45,10 +45,11 @@ class HeadNLL(torch.autograd.Function):
         token_weights: Tensor | None = None,
     ) -> Tensor:
         nll = torch.zeros((), device=hidden.device)
-        grads = no_gradients(hidden, weight, bias, trains=ctx.needs_input_grad[1])
-        for some in token_blocks(hidden, weight):
+        head = filled_up(weight)
+        grads = no_gradients(hidden, head, bias, trains=ctx.needs_input_grad[1])
+        for some in token_blocks(hidden, head):
             target = targets[some, None]
-            logits = head_logits(hidden[some], weight, bias)
+            logits = head_logits(hidden[some], head, bias, len(weight))
             logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
             of_target = logs.gather(1, target)
             scale: float | Tensor = gradient_scale
@@ -59,8 +60,8 @@ class HeadNLL(torch.autograd.Function):
                 nll -= (of_target * weights).sum()
                 scale = weights * gradient_scale
             grad_logits = gradient(logs, target, of_target, scale, out=logits)
-            add_gradients(grad_logits, some, hidden, weight, *grads)
-        ctx.save_for_backward(*in_type_of(weight, grads))
+            add_gradients(grad_logits, some, hidden, head, *grads)
+        ctx.save_for_backward(*of_weight(weight, grads))
         ctx.gradient_scale = gradient_scale
         return nll
 
@@ -83,8 +84,10 @@ class HeadLogProbability(torch.autograd.Function):
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor
     ) -> Tensor:
         result = torch.empty_like(targets, dtype=torch.float32)
-        for some in token_blocks(hidden, weight):
-            logs = log_probabilities(hidden[some], weight, bias)
+        head = filled_up(weight)
+        for some in token_blocks(hidden, head):
+            logits = head_logits(hidden[some], head, bias, len(weight))
+            logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
             result[some] = logs.gather(1, targets[some, None])[:, 0]
         ctx.save_for_backward(hidden, weight, bias, targets)
         return result
@@ -92,15 +95,16 @@ class HeadLogProbability(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets = ctx.saved_tensors
-        grads = no_gradients(hidden, weight, bias, trains=ctx.needs_input_grad[1])
-        for some in token_blocks(hidden, weight):
+        head = filled_up(weight)
+        grads = no_gradients(hidden, head, bias, trains=ctx.needs_input_grad[1])
+        for some in token_blocks(hidden, head):
             target = targets[some, None]
-            logits = head_logits(hidden[some], weight, bias)
+            logits = head_logits(hidden[some], head, bias, len(weight))
             logs = F.log_softmax(logits, dim=1, dtype=torch.float32)
             of_target = logs.gather(1, target)
             grad_logits = gradient(logs, target, of_target, -grad[some, None], out=logits)
-            add_gradients(grad_logits, some, hidden, weight, *grads)
-        return *in_type_of(weight, grads), None
+            add_gradients(grad_logits, some, hidden, head, *grads)
+        return *of_weight(weight, grads), None
 
 
 def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, trains: bool) -> Gradients:
@@ -114,10 +118,10 @@ def no_gradients(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, trains:
     )
 
 
-def in_type_of(weight: Tensor, grads: Gradients) -> Gradients:
-    """Once the weight's gradient is summed up."""
-    hidden, of_weight, bias = grads
-    return hidden, None if of_weight is None else of_weight.to(weight.dtype), bias
+def of_weight(weight: Tensor, grads: Gradients) -> Gradients:
+    """Of the rows that it has and in its type, once the sum is complete."""
+    hidden, summed, bias = grads
+    return hidden, None if summed is None else summed[: len(weight)].to(weight.dtype), bias
 
 
 def gradient(
@@ -125,8 +129,10 @@ def gradient(
 ) -> Tensor:
     """`scale`, or that of each token [b, 1], times softmax - one_hot, computed in fp32 and rounded
     once, into the memory of the logits [b, V]. Overwrites logs."""
-    is_one = not isinstance(scale, Tensor) and scale == 1.0
-    out.copy_(logs.exp_() if is_one else logs.exp_().mul_(scale))
+    if not isinstance(scale, Tensor) and scale == 1.0:
+        torch.exp(logs, out=out)
+    else:
+        torch.mul(logs.exp_(), scale, out=out)
     return out.scatter_(1, target, ((of_target.exp() - 1) * scale).to(out.dtype))
 
 
@@ -142,7 +148,7 @@ def add_gradients(
     """Add to the gradients of all that made the logits what a block of tokens [b, V] gives."""
     rows = widen(hidden[some])
     if grad_bias is not None:
-        grad_bias += grad_logits.sum(0, dtype=torch.float32)
+        grad_bias += grad_logits[:, : len(grad_bias)].sum(0, dtype=torch.float32)
     for block, wide in vocabulary_blocks(weight):
         grad = grad_logits[:, block]
         if wide.dtype == grad_hidden.dtype:
@@ -166,19 +172,25 @@ def token_blocks(hidden: Tensor, weight: Tensor) -> Iterator[slice]:
         yield slice(begin, min(begin + size, count))
 
 
-def head_logits(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Logits [b, V], in the type that products are computed in."""
+def filled_up(weight: Tensor) -> Tensor:
+    """The head's weight [V, d] with rows of zeros up to what ALIGNED asks for."""
+    missing = -len(weight) % ALIGNED[weight.device.type]
+    return F.pad(weight, (0, 0, 0, missing)) if missing else weight
+
+
+def head_logits(hidden: Tensor, head: Tensor, bias: Tensor | None, num_tokens: int) -> Tensor:
+    """Logits [b, V], in the type that products are computed in; head: filled up to V rows.
+
+    Beyond the tokens that there are, -inf: probability and gradient are 0 there.
+    """
     rows = widen(hidden)
-    width, aligned = len(weight), ALIGNED[rows.device.type]
-    logits = rows.new_empty(len(rows), -(-width // aligned) * aligned)[:, :width]
-    for block, wide in vocabulary_blocks(weight):
+    logits = rows.new_empty(len(rows), len(head))
+    for block, wide in vocabulary_blocks(head):
         torch.mm(rows, wide.T, out=logits[:, block])
-    return logits if bias is None else logits.add_(bias)
-
-
-def log_probabilities(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """log softmax of the logits, fp32 [b, V]."""
-    return F.log_softmax(head_logits(hidden, weight, bias), dim=1, dtype=torch.float32)
+    logits[:, num_tokens:] = float("-inf")
+    if bias is not None:
+        logits[:, :num_tokens] += bias
+    return logits
 
 
 def vocabulary_blocks(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:
