@@ -32,7 +32,7 @@ def attention_by_record(_module, query, key, value, *_, scaling=None, **__):
 def attention_at_once(_module, query, key, value, *_, scaling=None, **__):
     from torch.nn.attention.varlen import varlen_attn
 
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     most = max(lengths)
     output = varlen_attn(q, k, v, borders, borders, most, most, scale=scaling, window_size=(-1, 0))
     return output[None], None

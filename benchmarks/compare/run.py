@@ -80,7 +80,9 @@ def make_model(folder: Path, tokenizer_path: Path, shape: str) -> None:
         vocab_size=len(tokenizer), n_layer=n_layer, n_embd=n_embd, n_head=n_head,
         bos_token_id=end, eos_token_id=end, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0,
     )  # fmt: skip
-    GPT2LMHeadModel(config).save_pretrained(folder)
+    with torch.device("cuda" if on_gpu() else "cpu"):
+        model = GPT2LMHeadModel(config)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -150,9 +150,12 @@ def write_kernels(step: Any, file: Path) -> None:
     with profile(activities=kinds) as tracer:
         step()
         synchronize()
-    key = "self_cuda_time_total" if CUDA else "self_cpu_time_total"
     rows = tracer.key_averages()
-    file.write_text(str(rows.table(sort_by=key, row_limit=40, max_name_column_width=70)))
+    tables = [
+        str(rows.table(sort_by=f"self_{kind}_time_total", row_limit=40, max_name_column_width=90))
+        for kind in ("cuda", "cpu")[not CUDA :]
+    ]
+    file.write_text("\n".join(tables))
 
 
 def main() -> None:
