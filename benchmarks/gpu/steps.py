@@ -87,6 +87,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     from raysft.estimate.devices import device_of
     from raysft.estimate.families import gpt2_dims
     from raysft.estimate.shape import flops
+    from raysft.train.loss import has_plain_head
     from raysft.train.objectives.sft import SFT
     from raysft.train.step import train_step
 
@@ -126,6 +127,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         "made_s": made_s,
         "loss_first": losses[0],
         "loss_last": losses[-1],
+        "logits_in_blocks": has_plain_head(engine),
     }
 
 

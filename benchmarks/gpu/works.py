@@ -18,8 +18,11 @@ def doctor(lab: Lab) -> None:
 
 
 def prove(lab: Lab) -> None:
-    if not lab.tiny:
-        lab.keep("prove", **lab.raysft("doctor", "--prove", *lab.settings(), limit_s=200))
+    """It trains a model of its own: of the settings it takes where and with what."""
+    settings = ("scaling.workers=1", f"scaling.gpus_per_worker={0 if lab.tiny else 1}",
+                f"run.storage={lab.runs}")  # fmt: skip
+    words = [word for setting in settings for word in ("--set", setting)]
+    lab.keep("prove", **lab.raysft("doctor", "--prove", *words, limit_s=200))
 
 
 def kill(lab: Lab) -> None:

@@ -268,6 +268,22 @@ def test_the_head_is_tried_without_drawing_random_numbers(batch: Batch) -> None:
     assert not torch.equal(torch.get_rng_state(), before)
 
 
+def test_logits_that_are_changed_in_place_are_not_plain(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by a model that forbids some tokens."""
+    before = model.forward
+
+    def forbidding(*args: Any, **options: Any) -> Any:
+        output = before(*args, **options)
+        output.logits[..., 3] = float("-inf")
+        return output
+
+    assert loss.gives_what_its_head_gives(model)
+    monkeypatch.setattr(model, "forward", forbidding)
+    assert not loss.gives_what_its_head_gives(model)
+
+
 def test_a_model_that_does_not_call_its_head_is_refused(model: Any, batch: Batch) -> None:
     assert loss.has_plain_head(model)
     other = torch.nn.Linear(16, 50)
