@@ -9,7 +9,11 @@ _folder=${2:-/tmp/raysft-site}
 if [ ! -e "$_folder/.complete" ]; then
     mkdir -p "$_folder" || return 1
     tar -C "$_folder" -xJf "$_bundle/site.tar.xz" || return 1
-    python3 -m compileall -q -j 0 "$_folder/site/ray" "$_folder/site/deepspeed" >/dev/null 2>&1
+    # Some images forbid compiled Python and come without torch's: every process would compile it.
+    unset PYTHONDONTWRITEBYTECODE
+    _torch=$(python3 -c 'import importlib.util as u; print(u.find_spec("torch").submodule_search_locations[0])')
+    python3 -m compileall -q -j 0 "$_folder/site/ray" "$_folder/site/deepspeed" "$_torch" \
+        "${_torch%/*}/transformers" >/dev/null 2>&1
     # The package itself stays in the checkout: its version is all that is asked of its metadata.
     _version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' raysft/__init__.py)
     mkdir -p "$_folder/site/raysft-$_version.dist-info"

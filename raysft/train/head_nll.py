@@ -14,7 +14,7 @@ from raysft.model.cpu_bf16 import widen
 BLOCK_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
 WIDENED_ROWS = 8192  # of the head's weight at once, where it is widened
 # The vocabulary is filled up to a multiple of so many tokens, which no target is. GPT-2 has 50,257,
-# which is odd, and an H200 took 6 times as long for two of the head's three products (measured).
+# which is odd: an H200 took 7 and 9 times as long for two of the head's three products (measured).
 ALIGNED = {"cpu": 1, "cuda": 64}
 # The type in which the gradients of several blocks are summed; None is that of the weight, which a
 # CPU's product adds to as it goes. A GPU has the bandwidth for more.

@@ -12,10 +12,12 @@ STEPS = Path(__file__).parents[2] / "benchmarks/gpu/steps.py"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
-@pytest.mark.parametrize("stage", [1, 3])
-def test_the_host_waits_for_the_gpu_at_the_end_of_a_step_only(tmp_path: Path, stage: int) -> None:
-    """So a step of twice as many micro-batches waits no more often."""
-    case = {"stage": stage, "recomputes": False, "tokens": 2}
+def test_the_host_waits_for_the_gpu_at_the_end_of_a_step_only(tmp_path: Path) -> None:
+    """So a step of twice as many micro-batches waits no more often.
+
+    At ZeRO-1: at ZeRO-3 a single rank has nothing to gather, and DeepSpeed waits for its copies.
+    """
+    case = {"stage": 1, "recomputes": False, "tokens": 2}
     command = [sys.executable, STEPS, tmp_path / "out.jsonl", json.dumps(case), "--tiny"]
     subprocess.run(command, check=True, timeout=120)
     (line,) = (json.loads(text) for text in (tmp_path / "out.jsonl").read_text().splitlines())
