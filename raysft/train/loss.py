@@ -157,7 +157,7 @@ def gives_what_its_head_gives(model: Any) -> bool:
     module.eval()  # dropout would draw numbers, which a run that goes on does not
 
     def watched(hidden: Tensor) -> Tensor:
-        output = before(hidden)
+        output: Tensor = before(hidden)
         given.append((output, output.clone()))
         return output
 

@@ -1,11 +1,14 @@
 """The functions for notebooks: what needs no Ray."""
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 import raysft
+from raysft.cli import api, terminal
 from raysft.errors import UserError
 from tests.conftest import run_raysft
 
@@ -69,3 +72,15 @@ def test_a_run_that_has_only_begun(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "eval_loss": 2.0}\n{"step": 2, "lo')
     assert run.metrics.eval_loss.to_dict() == {0: 2.0}
     assert "<td>planned</td>" in run._repr_html_()
+
+
+def test_what_is_shown_later_goes_to_where_standard_error_is_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with api.shown_on_stdout():
+        terminal.error("within")
+    later = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", later)
+    terminal.error("after")
+    assert "within" in capsys.readouterr().out
+    assert "after" in later.getvalue()
