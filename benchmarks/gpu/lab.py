@@ -28,6 +28,11 @@ class Lab:
     def results(self) -> Path:
         return self.out / "results.jsonl"
 
+    @property
+    def patience(self) -> int:
+        """--tiny is about the script and not about time: a busy CPU may compile for minutes."""
+        return 4 if self.tiny else 1
+
     def keep(self, check: str, **facts: Any) -> None:
         line = {"check": check, **{key: value for key, value in facts.items() if key not in LONG}}
         with self.results.open("a") as file:
@@ -37,11 +42,8 @@ class Lab:
         print(f"=== {time.monotonic() - self.started:4.0f} s  {words}", flush=True)
 
     def call(self, command: list[str], limit_s: float) -> tuple[int | None, str]:
-        """Exit code, None where it took too long, and standard output. The rest goes to log.txt.
-
-        --tiny is about the script and not about time: a busy CPU may compile for minutes.
-        """
-        limit_s *= 4 if self.tiny else 1
+        """Exit code, None where it took too long, and standard output. The rest goes to log.txt."""
+        limit_s *= self.patience
         with (self.out / "log.txt").open("a") as log:
             log.write(f"\n$ {' '.join(command)}\n")
             log.flush()

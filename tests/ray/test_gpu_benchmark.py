@@ -17,7 +17,7 @@ def test_the_benchmark_of_a_gpu_runs_to_its_end_without_one(tmp_path: Path) -> N
     demo.train_tokenizer(records=demo.generate(400)).save_pretrained(tmp_path / "tokenizer")
     command = [
         sys.executable, SCRIPT, "--tiny", "--tokenizer", "tokenizer", "--data", "records.json",
-        "--out", "out",
+        "--out", "out", "--minutes", "60",
     ]  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from raysft.runs import delivery, events, rundir, trackers
 from raysft.runs.events import Metrics, Plan, Started
 from tests import mlflow_server
 from tests.unit.test_trackers import DONE, Run, trial, wait_until
-from tests.wandb_files import offline_runs
+from tests.wandb_files import OfflineRun, offline_runs
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -32,6 +32,14 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     import wandb
 
     wandb.teardown()
+
+
+def written(run_dir: Path) -> list[OfflineRun]:
+    """Once Weights & Biases' process is gone, which writes on after a run has finished."""
+    import wandb
+
+    wandb.teardown()
+    return offline_runs(run_dir)
 
 
 @pytest.fixture
@@ -67,7 +75,7 @@ def test_wandb_has_the_run_and_goes_on_in_it(tmp_path: Path) -> None:
     """Ended after step 4, gone on with from a checkpoint of step 2 and with another rate."""
     train(Run(tmp_path, "optim.lr=0.5"), 0, 4, status="interrupted")
     train(Run(tmp_path, "optim.lr=0.25"), 2, 6)
-    first, again = offline_runs(tmp_path)
+    first, again = written(tmp_path)
     assert (first.project, first.name, first.group) == ("p", tmp_path.name, "")
     assert again.id == first.id
     assert (first.exit_code, again.exit_code) == (1, 0)
@@ -91,7 +99,7 @@ def test_wandb_groups_the_trials_of_a_search(tmp_path: Path) -> None:
         run.trackers(told)
     run.trackers.end({"status": "failed"})
     assert not run.warnings()
-    search, one, two = sorted(offline_runs(tmp_path), key=lambda found: found.id)
+    search, one, two = sorted(written(tmp_path), key=lambda found: found.id)
     assert (search.group, search.exit_code) == ("", 1)
     assert one.group == two.group == search.name == tmp_path.name
     assert (one.name, one.config["optim"]["lr"]) == (f"{search.name} trial 1", 0.1)
