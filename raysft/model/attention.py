@@ -185,10 +185,11 @@ def varlen(
     # squeeze() rather than [0], whose backward pass copies each gradient into a tensor of zeros.
     q, k, v = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))
     options: dict[str, Any] = {}
+    group = q.shape[1] // k.shape[1]  # query heads to a head of keys and values
     if knows_groups:
-        options["enable_gqa"] = k.shape[1] != q.shape[1]
-    else:
-        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+        options["enable_gqa"] = group > 1
+    elif group > 1:  # of one, it would copy them all the same
+        k, v = (x.repeat_interleave(group, dim=1) for x in (k, v))
     seen = (-1 if window is None else window - 1, 0)  # to the left, to the right
     output: Tensor = attend(
         q, k, v, borders, borders, longest, longest, scale=scaling, window_size=seen, **options
