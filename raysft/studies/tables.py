@@ -63,31 +63,45 @@ class FittedTable:
     def row_count(self) -> int:
         return len(self.rows)
 
-    def table(self, shown: Sequence[int], gap: int) -> Table:
-        """With these columns, and so many blanks between them."""
+    def table(self, shown: Sequence[int], gap: int, *, wraps: bool = False) -> Table:
+        """With these columns, and so many blanks between them; wraps: all of them, at words."""
         table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
         for number in shown:
             heading = self.headings[number]
             table.add_column(
-                heading.text, justify=heading.justify, no_wrap=not heading.folds,
-                overflow="fold", style=heading.style,
+                heading.text, justify=heading.justify,
+                no_wrap=not heading.folds and not wraps, overflow="fold", style=heading.style,
             )  # fmt: skip
         for row, style in self.rows:
             table.add_row(*(row[number] for number in shown if number < len(row)), style=style)
         return table
 
     def fitted(self, console: Console, options: ConsoleOptions) -> tuple[Table, Sequence[int]]:
-        """The widest that fits, and the numbers of the columns that it leaves out."""
+        """The widest that fits, and the numbers of the columns that it leaves out.
+
+        Where those that go are not enough, text folds. Where there is none all wrap at words, and
+        then the last ones go, but never the first.
+        """
+        wide = options.update(max_width=10_000)
         going = sorted((n for n, h in enumerate(self.headings) if h.goes),
                        key=lambda n: self.headings[n].goes)  # fmt: skip
         for count in range(len(going) + 1):
-            shown = [n for n in range(len(self.headings)) if n not in going[:count]]
             for gap in (3, 2, 1):
-                table = self.table(shown, gap)
-                needed = Measurement.get(console, options.update(max_width=10_000), table)
-                if needed.maximum <= options.max_width:
+                table = self.table(self.without(going[:count]), gap)
+                if Measurement.get(console, wide, table).maximum <= options.max_width:
                     return table, going[:count]
-        return table, going  # text folds
+        if any(heading.folds for heading in self.headings):
+            return table, going
+        staying = self.without(going)
+        while True:
+            table = self.table(self.without(going), gap, wraps=True)
+            words = Measurement.get(console, wide, table).minimum
+            if words <= options.max_width or len(staying) == 1:
+                return table, going
+            going.append(staying.pop())
+
+    def without(self, out: Sequence[int]) -> list[int]:
+        return [number for number in range(len(self.headings)) if number not in out]
 
     def __rich_console__(
         self, console: Console, options: ConsoleOptions

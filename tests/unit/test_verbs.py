@@ -1,12 +1,14 @@
 """Every verb fills every field of its value, and each of them does what it says."""
 
 import dataclasses
+import io
 import json
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from raysft.config.load import load_config
 from raysft.errors import UserError
@@ -38,12 +40,9 @@ COMMITTED = {
     "bench seq-len": Path("benchmarks/seq-len/preset/results.json"),
     "bench grad-variance": Path("benchmarks/grad-variance/preset/results.json"),
     "bench masking": Path("benchmarks/masking/preset/results.json"),
+    "bench data-size": Path("benchmarks/data-size/preset/results.json"),
     "bench stability": Path("benchmarks/stability/eight-rates/results.json"),
     "bench over-optimization": Path("benchmarks/over-optimization/preset/results.json"),
-}
-# Of the others, of short runs.
-RESULTS = COMMITTED | {
-    "bench data-size": Path("tests/unit/results/data-size.json"),
 }
 ROOT = Path(__file__).parents[2]
 EACH = pytest.mark.parametrize("verb", VERBS.values(), ids=list(VERBS))
@@ -89,13 +88,34 @@ def test_it_plans_and_has_last_words(verb: Verb) -> None:
 def test_its_tables_are_those_of_its_results(verb: Verb) -> None:
     found = None
     if verb.study is not None:
-        _, found, study = study_results.read_with_study(ROOT / RESULTS[verb.name], STUDIES)
+        _, found, study = study_results.read_with_study(ROOT / COMMITTED[verb.name], STUDIES)
         assert study is verb.study
         assert verb.study.verdict(found).endswith(".")
         points = verb.study.points(found)
         assert len({point.label for point in points}) == len(points) > 1
     tables = list(verb.tables(summary(verb, "done"), found))
     assert bool(tables) == verb.is_a_run
+
+
+@EACH
+def test_its_tables_cut_no_number(verb: Verb) -> None:
+    """Whatever stands in 40 to 120 columns stands in a terminal that has room for all."""
+    found = None
+    if verb.study is not None:
+        _, found, _ = study_results.read_with_study(ROOT / COMMITTED[verb.name], STUDIES)
+
+    def written(width: int) -> list[str]:
+        console = Console(width=width, file=io.StringIO(), force_terminal=True, record=True)
+        for table in verb.tables(summary(verb, "done"), found):
+            console.print(table)
+        return [line for line in console.export_text().splitlines() if " columns: " not in line]
+
+    words = set(" ".join(written(500)).split())
+    for width in (40, 60, 80, 100, 120):
+        lines = written(width)
+        assert all(len(line.rstrip()) <= width for line in lines), width
+        numbers = {word for word in " ".join(lines).split() if word[-1].isdigit()}
+        assert numbers <= words, (width, numbers - words)
 
 
 @EACH

@@ -25,11 +25,11 @@ COLUMNS = (
     Column("steps", lambda row: row.steps, ",d"),
     Column("held out", lambda row: plus_minus(row.heldout, ".3f")),
     Column("train", lambda row: row.train.mean, ".3f"),
-    Column("gap", lambda row: plus_minus(row.gap, ".3f")),
+    Column("gap", lambda row: plus_minus(row.gap, ".3f"), goes=1),
     Column("exact", lambda row: plus_minus(row.exact_match, ".0%")),
-    Column("bias", lambda row: row.bias, ".3f"),
-    Column("variance", lambda row: row.variance, ".3f"),
-    Column("gain", lambda row: plus_minus(row.gain, "+.3f")),
+    Column("bias", lambda row: row.bias, ".3f", goes=4),
+    Column("variance", lambda row: row.variance, ".3f", goes=3),
+    Column("gain", lambda row: plus_minus(row.gain, "+.3f"), goes=2),
 )
 
 

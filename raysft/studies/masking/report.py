@@ -31,12 +31,12 @@ CLAIM = (
 COLUMNS = (
     Column("weight", lambda row: row.weight, "g"),
     Column("answers", lambda row: plus_minus(row.answers, ".3f")),
-    Column("prompts", lambda row: row.instructions and row.instructions.mean, ".2f"),
+    Column("prompts", lambda row: row.instructions and row.instructions.mean, ".2f", goes=1),
     Column("exact", lambda row: plus_minus(row.exact_match, ".0%")),
     Column("share", lambda row: plus_minus(row.share, ".0%")),
-    Column("cosine", lambda row: plus_minus(row.cosine, ".2f")),
+    Column("cosine", lambda row: plus_minus(row.cosine, ".2f"), goes=3),
     Column("copied", lambda row: plus_minus(row.copied, ".0%")),
-    Column("chance", lambda row: row.by_chance and row.by_chance.mean, ".0%"),
+    Column("chance", lambda row: row.by_chance and row.by_chance.mean, ".0%", goes=2),
 )
 
 

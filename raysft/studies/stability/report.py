@@ -28,7 +28,7 @@ COLUMNS = (
     Column("largest stable rate", lambda row: row.threshold.words()),
     Column("best rate", lambda row: row.best_rate, ".2g", goes=3),
     Column("least loss", lambda row: plus_minus(row.best_loss, ".3f")),
-    Column("cost", lambda row: plus_minus(row.cost, ".2f")),
+    Column("cost", lambda row: plus_minus(row.cost, ".2f"), goes=4),
     Column("spikes", lambda row: row.spikes, ".1f", goes=1),
     Column("clipped", lambda row: row.clipped, ".0%", goes=2),
 )
