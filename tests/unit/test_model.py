@@ -19,7 +19,7 @@ from transformers import (
 from raysft.config.load import load_config
 from raysft.errors import RunError, UserError
 from raysft.model.dropout import dropouts, set_dropout, set_module_dropout
-from raysft.model.initialise import initialise
+from raysft.model.initialise import from_scratch, initialise
 from raysft.model.load import load_from_hub_or_folder, load_weights
 from raysft.model.text_part import text_part
 from raysft.runs.events import Event, Warning
@@ -182,3 +182,30 @@ def test_a_kernel_that_is_not_here_is_told() -> None:
         settings = ["model.attention=flash_attention_2", "engine.precision=fp32", override]
         with pytest.raises(UserError, match="computes on a GPU, in bf16 or fp16"):
             load_config("gpt2-tiny-cpu", settings)
+
+
+class WithAScale(GPT2LMHeadModel):
+    """Of whose weights transformers' initialisation leaves one as the model made it."""
+
+    made = 0
+
+    def __init__(self, config: GPT2Config) -> None:
+        super().__init__(config)
+        WithAScale.made += 1
+        self.scale = torch.nn.Parameter(torch.full((3,), 7.0))
+
+    @classmethod
+    def from_config(cls, config: GPT2Config, **options: Any) -> Any:
+        return cls._from_config(config, **options)
+
+
+def test_a_weight_that_only_its_model_sets_is_there() -> None:
+    """Where weights are drawn once, what nobody draws would be whatever was in memory."""
+    shape = GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=50)
+    found = from_scratch(WithAScale, shape, {"dtype": torch.float32}, 3)
+    assert WithAScale.made == 2
+    assert found.scale.tolist() == [7.0] * 3
+    wanted = from_scratch(AutoModelForCausalLM, shape, {"dtype": torch.float32}, 3)
+    for name, weight in wanted.state_dict().items():
+        assert torch.equal(found.state_dict()[name], weight), name
+    assert found.lm_head.weight is found.transformer.wte.weight
