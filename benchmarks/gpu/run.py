@@ -209,10 +209,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--tiny", action="store_true")
-    parser.add_argument(
-        "steps", nargs="*", choices=[*STEPS, []], metavar="STEP", help=", ".join(STEPS)
-    )
+    parser.add_argument("steps", nargs="*", metavar="STEP", help=", ".join(STEPS))
     arguments = parser.parse_args()
+    if unknown := sorted(set(arguments.steps) - set(STEPS)):
+        parser.error(f"no such step: {', '.join(unknown)}; there are {', '.join(STEPS)}")
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     runs = out / "runs"
