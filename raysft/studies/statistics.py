@@ -16,7 +16,7 @@ NORMAL = 1.960
 
 class Interval(NamedTuple):
     """A mean over runs that differ in their seed only, and the interval that holds the true mean
-    in 95 of 100 such studies, by Student's t. Of a single run the interval is unknown."""
+    in 95 of 100 such studies, by Student's t. Where runs are too few the interval is unknown."""
 
     mean: float
     low: float | None
@@ -42,7 +42,8 @@ class Interval(NamedTuple):
 
     def words(self, form: str) -> str:
         if self.low is None or self.high is None:
-            return f"{self.mean:{form}} (one run, no interval)"
+            runs = "one run" if self.runs == 1 else f"{self.runs} runs"
+            return f"{self.mean:{form}} ({runs}, no interval)"
         return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 

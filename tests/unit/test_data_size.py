@@ -12,7 +12,14 @@ from raysft.data.dataset import TokenDataset
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies.data_size.report import PLOT, STUDY, verdict
-from raysft.studies.data_size.rows import bias_and_variance, cases_of, power_of, rows_of
+from raysft.studies.data_size.rows import (
+    bias_of,
+    cases_of,
+    jackknifed,
+    power_of,
+    rows_of,
+    variance_of,
+)
 from raysft.studies.data_size.run import check, points, sizes, subset
 
 PRESET = "bench-data-size"
@@ -50,11 +57,27 @@ def test_a_smaller_subset_is_part_of_a_larger() -> None:
 
 def test_the_parts_of_the_loss_by_hand() -> None:
     """Two models that give a token 1/2 and 1/8: their mean gives 5/16."""
-    bias, variance = bias_and_variance([[math.log(2)], [math.log(8)]])
-    assert bias == pytest.approx(-math.log(5 / 16))
-    assert bias + variance == pytest.approx((math.log(2) + math.log(8)) / 2)
-    alike = bias_and_variance([[1.0, 2.0], [1.0, 2.0]])
-    assert alike == pytest.approx((1.5, 0.0))
+    two = [[math.log(2)], [math.log(8)]]
+    assert bias_of(two) == pytest.approx(-math.log(5 / 16))
+    assert bias_of(two) + variance_of(two) == pytest.approx((math.log(2) + math.log(8)) / 2)
+    alike = [[1.0, 2.0], [1.0, 2.0]]
+    assert (bias_of(alike), variance_of(alike)) == pytest.approx((1.5, 0.0))
+
+
+def test_few_subsets_tell_the_parts_of_all_that_there_could_be() -> None:
+    """Losses of 1 nat whose noise is small: bias and variance of endless subsets are known."""
+    generator, spread, tokens = np.random.default_rng(0), 0.1, 20_000
+    for count in (3, 5):
+        losses = (1 + spread * generator.standard_normal((count, tokens))).tolist()
+        variance, bias = jackknifed(variance_of, losses), jackknifed(bias_of, losses)
+        assert variance_of(losses) == pytest.approx((1 - 1 / count) * spread**2 / 2, rel=0.05)
+        assert variance.mean == pytest.approx(spread**2 / 2, rel=0.05)
+        assert variance.mean + bias.mean == pytest.approx(float(np.mean(losses)))
+        assert variance.low is not None
+        assert variance.low < variance.mean < (variance.high or 0)
+    two = jackknifed(variance_of, losses[:2])
+    assert two.mean == pytest.approx(spread**2 / 2, rel=0.05)
+    assert two.words(".3f").endswith("(2 runs, no interval)")
 
 
 def case(records: int, matched: str, seed: int, loss: float) -> dict[str, Any]:
@@ -93,13 +116,18 @@ def test_a_known_power_law_is_found() -> None:
     assert power is not None
     assert power.mean == pytest.approx(0.3, abs=0.002)
     assert "n^-0.30" in verdict(found)
+    assert "at equal optimizer steps, within a factor of 1.00" in verdict(found)
     assert "More records still paid at 1,600" in verdict(found)
     assert len(cases_of(found, "epochs")) == 9  # the largest is matched by both
     assert "asked for far more than" in verdict(found)
 
 
 def test_where_more_records_stop_paying_is_told() -> None:
-    assert "more than 400 records lower it no further" in verdict(power_law(0.3, stops_at=400))
+    told = verdict(power_law(0.3, stops_at=400))
+    assert "more than 400 records lower it no further" in told
+    # In logarithms the losses lie at 0, -1 and -1 times c = 0.3 log 4, the line at -1/6, -4/6 and
+    # -7/6 of it: the farthest is c / 3 away.
+    assert f"within a factor of {4 ** (0.3 / 3):.2f}, and" in told
     assert "not judged by one seed" in verdict(
         results(case(100, "steps", 0, 2.0), case(400, "steps", 0, 1.0))
     )
@@ -114,7 +142,7 @@ def test_rows_by_hand() -> None:
     assert rows[1].gain.mean == pytest.approx(-0.4, abs=0.01)
     assert rows[0].gap.mean == pytest.approx(rows[0].heldout.mean - 0.5)
     assert rows[0].variance is not None
-    assert rows[0].variance > 0
+    assert rows[0].variance.mean > 0
 
 
 def test_one_subset_tells_no_variance(tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ from typing import Any
 from rich.console import RenderableType
 
 from raysft.studies.data_size.figure import draw
-from raysft.studies.data_size.rows import MATCHED, Row, power_of, rows_of
+from raysft.studies.data_size.rows import (
+    MATCHED,
+    Row,
+    farthest_from,
+    power_law,
+    power_of,
+    rows_of,
+)
 from raysft.studies.hardware import layout, machine_of
 from raysft.studies.page import Page, study
 from raysft.studies.statistics import plus_minus
@@ -27,8 +34,8 @@ COLUMNS = (
     Column("train", lambda row: row.train.mean, ".3f"),
     Column("gap", lambda row: plus_minus(row.gap, ".3f"), goes=1),
     Column("exact", lambda row: plus_minus(row.exact_match, ".0%")),
-    Column("bias", lambda row: row.bias, ".3f", goes=4),
-    Column("variance", lambda row: row.variance, ".3f", goes=3),
+    Column("bias", lambda row: plus_minus(row.bias, ".3f"), goes=4),
+    Column("variance", lambda row: plus_minus(row.variance, ".3f"), goes=3),
     Column("gain", lambda row: plus_minus(row.gain, "+.3f"), goes=2),
 )
 
@@ -44,9 +51,11 @@ def verdict(results: Results) -> str:
 def of_power(results: Results) -> str:
     words = []
     for matched, name in MATCHED.items():
-        power = power_of(results, matched)
-        words += [f"n^-{power.words('.2f')} at {name}"] if power else []
-    return f"The held-out loss falls as {' and as '.join(words)}."
+        power, rows = power_of(results, matched), rows_of(results, matched)
+        if power:
+            factor = farthest_from(power_law(rows), rows)
+            words.append(f"n^-{power.words('.2f')} at {name}, within a factor of {factor:.2f}")
+    return f"The held-out loss falls as {', and as '.join(words)}."
 
 
 def of_gain(rows: list[Row]) -> str:
@@ -64,12 +73,12 @@ def of_gain(rows: list[Row]) -> str:
 
 def of_parts(rows: list[Row]) -> str:
     first, last = rows[0], rows[-1]
-    if first.variance is None or last.variance is None:
+    if first.variance is None or last.variance is None or first.bias is None or last.bias is None:
         return "What of it is variance over subsets is not told by one subset."
     return (
         f"From {first.records:,} to {last.records:,} records its variance over subsets goes from "
-        f"{first.variance:.3f} to {last.variance:.3f} nats a token, and bias with noise from "
-        f"{first.bias:.3f} to {last.bias:.3f}."
+        f"{first.variance.words('.3f')} to {last.variance.words('.3f')} nats a token, and bias "
+        f"with noise from {first.bias.words('.3f')} to {last.bias.words('.3f')}."
     )
 
 
@@ -104,8 +113,9 @@ MEANINGS = (
     "answers, nats a token; gap: between them; exact: answers equal to their reference; bias:",
     "loss of the mean of the subsets' predictions, which is bias and the noise of the data;",
     "variance: how far the mean of their losses is above it, on held-out tokens that are the",
-    "same for all; gain: change of the held-out loss from the size before, of each seed. ±:",
-    "half of a 95 % interval over subsets, by Student's t.",
+    "same for all; both by the jackknife, as endless subsets would have them; gain: change of",
+    "the held-out loss from the size before, of each seed. ±: half of a 95 % interval over",
+    "subsets, by Student's t. Within a factor: of the law, where the mean is that misses most.",
 )
 
 

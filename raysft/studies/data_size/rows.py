@@ -12,6 +12,9 @@ from raysft.studies.study import Case, Results, done
 MATCHED = {"steps": "equal optimizer steps", "epochs": "equal epochs"}
 
 
+Losses = Sequence[Sequence[float]]  # of the same held-out tokens, nats: a list for each model
+
+
 class Row(NamedTuple):
     """One size over its subsets, losses in nats a token."""
 
@@ -23,8 +26,8 @@ class Row(NamedTuple):
     exact_match: Interval | None
     # Loss of the mean of the subsets' predictions, which is bias and the noise of the data, and how
     # far the mean of their losses is above it. One subset tells neither.
-    bias: float | None
-    variance: float | None
+    bias: Interval | None
+    variance: Interval | None
     gain: Interval | None  # held-out loss less that of the size before, paired by seed
 
 
@@ -50,7 +53,8 @@ def rows_of(results: Results, matched: str) -> list[Row]:
 def row_of(cases: list[Case], before: list[Case]) -> Row:
     bias, variance = None, None
     if len(cases) > 1:
-        bias, variance = bias_and_variance([case["token_losses"] for case in cases])
+        losses = [case["token_losses"] for case in cases]
+        bias, variance = (jackknifed(part, losses) for part in (bias_of, variance_of))
     matches = [case["exact_match"] for case in cases]
     return Row(
         records=cases[0]["records"],
@@ -71,19 +75,36 @@ def paired(cases: list[Case], before: list[Case]) -> Interval | None:
     return interval(found) if found else None
 
 
-def bias_and_variance(token_losses: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """What the mean loss of models of several subsets is made of, nats a token: lists by model.
+def bias_of(token_losses: Losses) -> float:
+    """Loss of the mean of the predictions of several models, nats a token."""
+    return statistics.fmean(
+        -math.log(statistics.fmean(math.exp(-nll) for nll in of_token))
+        for of_token in zip(*token_losses, strict=True)
+    )
 
-    The loss of the mean of their predictions, and how far the mean of their losses is above it: 0
-    where all predict alike, and never below (Jensen's inequality). Of a few subsets the variance is
-    somewhat less than of all that there could be.
+
+def variance_of(token_losses: Losses) -> float:
+    """How far the mean of their losses is above that, nats a token: 0 where all predict alike, and
+    never below (Jensen's inequality)."""
+    return statistics.fmean(map(statistics.fmean, token_losses)) - bias_of(token_losses)
+
+
+def jackknifed(part: Callable[[Losses], float], token_losses: Losses) -> Interval:
+    """What `part` would be with as many subsets as there could be, from the few that there are.
+
+    Of n of them the variance is only 1 - 1/n of it, to first order, and the rest of it is taken for
+    bias. The jackknife takes that out: the part of n subsets and that of all but one of them make n
+    values, whose mean and interval these are (Tukey 1958). Two subsets have no interval: all of
+    their differences are one.
     """
-    together, apart = [], []
-    for of_token in zip(*token_losses, strict=True):
-        together.append(-math.log(statistics.fmean(math.exp(-nll) for nll in of_token)))
-        apart.append(statistics.fmean(of_token))
-    of_mean = statistics.fmean(together)
-    return of_mean, statistics.fmean(apart) - of_mean
+    count = len(token_losses)
+    together = part(token_losses)
+    values = [
+        count * together - (count - 1) * part([*token_losses[:one], *token_losses[one + 1 :]])
+        for one in range(count)
+    ]
+    found = interval(values)
+    return found if count > 2 else found._replace(low=None, high=None)
 
 
 def power_of(
@@ -98,3 +119,18 @@ def power_of(
             sizes = [float(case["records"]) for case in mine]
             fits.append(-exponent(sizes, [value(case) for case in mine]))
     return interval(fits) if fits else None
+
+
+def power_law(rows: Sequence[Row]) -> list[float]:
+    """The held-out losses as the power law has them that is nearest to the means, in logarithms."""
+    sizes, losses = [float(row.records) for row in rows], [row.heldout.mean for row in rows]
+    if len(rows) < 2:
+        return losses
+    power, middle = exponent(sizes, losses), statistics.geometric_mean(sizes)
+    return [statistics.geometric_mean(losses) * (size / middle) ** power for size in sizes]
+
+
+def farthest_from(law: Sequence[float], rows: Sequence[Row]) -> float:
+    """The largest factor between a mean and what the law has for it, from 1 on."""
+    factors = [row.heldout.mean / value for row, value in zip(rows, law, strict=True)]
+    return max(max(factor, 1 / factor) for factor in factors)
