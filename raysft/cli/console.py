@@ -22,6 +22,7 @@ from raysft.cli.show_events import (
 from raysft.cli.terminal import error, fact, stderr, warning
 from raysft.runs import events
 from raysft.runs.events import Event
+from raysft.runs.metrics import duration
 
 
 class Renderer:
@@ -35,6 +36,7 @@ class Renderer:
         self.told = ""  # the mistake that is on the screen already
         self.trials: dict[int, Mapping[str, Any]] = {}  # of a search
         self.num_trials = 0
+        self.points = 0  # of a study
 
     def __enter__(self) -> "Renderer":
         if stderr.is_terminal:
@@ -84,6 +86,8 @@ class Renderer:
                 show_sample(event)
             case events.Case():
                 show_case(event)
+            case events.Points():
+                self.show_points(event)
             case events.Search():
                 self.num_trials = event.trials
                 fact("at once", f"{event.at_once} of {event.trials} trials")
@@ -103,6 +107,18 @@ class Renderer:
             fact("exact match", f"{exact:.3f} of the held-out answers after step {event.step:,}")
         if skipped := event.values.get("skipped_steps"):
             warning(f"fp16 overflowed: {skipped} updates skipped, loss scale lowered")
+
+    def show_points(self, event: events.Points) -> None:
+        """In a terminal the line below tells how far it is, elsewhere a line after each."""
+        of = f"{event.ended:,} of {event.total:,}"
+        seconds = event.seconds_left
+        if not self.points:
+            self.points = event.total
+            before = f"; {event.ended:,} were there already" if event.ended else ""
+            fact("at once", f"{event.at_once:,} of {event.total:,} points{before}")
+        elif seconds and not stderr.is_terminal:
+            stderr.print(f"[dim]{of} points, about {duration(seconds)} left[/]")
+        self.line.count("points", event.ended, event.total, "measuring", seconds)
 
     def show_trial(self, event: events.Trial) -> None:
         """In a terminal a table that changes in its place; elsewhere a line when a trial ends."""

@@ -32,6 +32,7 @@ class LiveLine:
         self.newest: Progress | None = None
         self.arrived = 0.0  # when that one came
         self.pace: deque[Progress] = deque()
+        self.ends: float | None = None  # when all of something other than steps will have ended
 
     def see(self, event: Event) -> None:
         before = self.phases.name
@@ -57,9 +58,12 @@ class LiveLine:
                 while len(self.pace) > 2 and event.seconds - self.pace[0].seconds > PACE_S:
                     self.pace.popleft()
 
-    def count(self, noun: str, done: int, total: int, words: str) -> None:
+    def count(
+        self, noun: str, done: int, total: int, words: str, seconds_left: float | None = None
+    ) -> None:
         """Of something other than steps."""
         self.noun, self.step, self.total, self.doing = noun, done, total, words
+        self.ends = None if seconds_left is None else time.monotonic() + seconds_left
 
     def rates(self) -> tuple[float, float] | None:
         """Steps and tokens a second of late; None of less than one step."""
@@ -84,6 +88,8 @@ class LiveLine:
         if self.newest is not None and trains:
             since = self.newest.seconds + now - self.arrived
         found["gone"] = duration(since)
+        if self.ends is not None:
+            found["left"] = f"about {duration(max(0.0, self.ends - now))} left"
         if self.total and trains and (rates := self.rates()):
             found["left"] = f"{duration((self.total - self.step) / rates[0])} left"
             found["rate"] = f"{short(rates[1])} tokens/s"

@@ -167,6 +167,16 @@ class Case:
 
 
 @dataclass(frozen=True)
+class Points:
+    """How far a study of many points is: as it starts, and after each Case."""
+
+    total: int
+    ended: int  # those of before --resume among them
+    at_once: int
+    seconds_left: float | None  # by those that have ended since; None: too few to tell
+
+
+@dataclass(frozen=True)
 class Search:
     trials: int
     at_once: int
@@ -209,7 +219,7 @@ class End:
 Event = (
     Status | Mistake | Warning | Stage | Plan | Chosen | Data | Placed | Workers | Started
     | FirstStep | Progress | Metrics | Checkpoint | Restart | Recovered | Profile | Sample | Case
-    | Search | Trial | Check | End
+    | Points | Search | Trial | Check | End
 )  # fmt: skip
 Emit = Callable[[Event], None]
 
@@ -219,8 +229,8 @@ KINDS: dict[str, type[Any]] = {
     "placed": Placed, "workers": Workers, "started": Started, "first_step": FirstStep,
     "progress": Progress, "metrics": Metrics, "checkpoint": Checkpoint, "restart": Restart,
     "recovered": Recovered,
-    "profile": Profile, "sample": Sample, "case": Case, "search": Search, "trial": Trial,
-    "check": Check, "end": End,
+    "profile": Profile, "sample": Sample, "case": Case, "points": Points,
+    "search": Search, "trial": Trial, "check": Check, "end": End,
 }  # fmt: skip
 NAMES = {kind: name for name, kind in KINDS.items()}
 # The field whose keys lie on the wire beside those of the event itself.

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.runtime.train_loop import work_in
 from raysft.runtime.trainer import Placement
+from raysft.studies.pace import Pace
 from raysft.studies.point_runs import Inputs, Placed
 from raysft.studies.results import finished, header, write
 from raysft.studies.study import Study
@@ -57,16 +59,19 @@ def run_study(
     before = finished(run_dir)
     results = header(study.name, run_dir) | {"cases": before}
     order = [tuple(point.values()) for point in points]
+    known = {values(case, points[0]) for case in before}
+    left = [point for point in points if tuple(point.values()) not in known]
+    pace = Pace(len(before), len(left), at_once(config))
 
     def ended(result: dict[str, Any]) -> None:
         cases = [*results["cases"], result]
         results["cases"] = sorted(cases, key=lambda case: order.index(values(case, points[0])))
         write(run_dir, results)
         emit(events.Case(result, study.name))
+        emit(pace.after(1))
 
-    known = {values(case, points[0]) for case in before}
-    left = [point for point in points if tuple(point.values()) not in known]
     if left:
+        emit(pace.after(0))
         batches = together(left, tuple(points[0]) if shares is None else shares)
         run_batches(batches, partial(measure, inputs), config, run_dir, ended)
     study.write_report(results, run_dir)
@@ -79,6 +84,14 @@ def run_study(
             for status in ("done", "failed")
         },
     }
+
+
+def at_once(config: Config) -> int:
+    """How many points the cluster that this process is connected to has room for."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return concurrency(config, nodes)
 
 
 def values(case: Mapping[str, Any], point: Point) -> tuple[Any, ...]:
@@ -106,11 +119,9 @@ def run_batches(
     ended: gets each result as it comes: the point, its `status` ("done" or "failed"), its `error`,
     and what was measured. A point that fails is a result like any other.
     """
-    import ray
     from ray import tune
 
     os.environ.update(SWITCHES)
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     folder = run_dir.resolve() / FOLDER
     tuner = tune.Tuner(
         tune.with_resources(
@@ -120,7 +131,7 @@ def run_batches(
             tune.PlacementGroupFactory([{"memory": 1}]),  # the workers have resources of their own
         ),
         param_space={"number": tune.grid_search(list(range(len(batches))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=concurrency(config, nodes)),
+        tune_config=tune.TuneConfig(max_concurrent_trials=at_once(config)),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(run_dir.resolve()),
@@ -148,12 +159,17 @@ def run_batch(
     work_in(typed_in)  # Ray Tune starts it in a folder of its own
     number = space["number"]
     left, own = list(batches[number]), folder / f"{number:03}"
+    since = time.monotonic()
 
     def tell(point: Point, found: Found) -> None:
         """Once: workers that were lost begin with the first point again."""
+        nonlocal since
         if point in left:
             left.remove(point)
-            tune.report({"result": {**point, "status": "done", "error": None, **found}})
+            now = time.monotonic()
+            ended = {"status": "done", "error": None, "seconds": round(now - since, 1)}
+            since = now
+            tune.report({"result": {**point, **ended, **found}})
 
     try:
         measure(left.copy(), own, lambda placement: tune.report({"placement": placement}), tell)

@@ -5,6 +5,7 @@ No line is wider than its terminal and no number is cut. What is stable is writt
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,27 @@ def test_the_live_line_of_a_search_counts_trials() -> None:
     assert line.text(80, line.since).plain[2:] == (
         "trial 4, trial 5  3 of 12 trials ended  ━━━╌╌╌╌╌╌╌╌╌  0:00"
     )
+
+
+def test_the_live_line_of_a_study_tells_how_long_the_rest_takes() -> None:
+    render = Renderer()
+    render(events.Status("starting Ray"))
+    render(events.Points(15, 3, 2, None))
+    assert "measuring  3 of 15 points" in render.line.text(80, time.monotonic()).plain
+    render(events.Points(15, 5, 2, 600.0))
+    assert "5 of 15 points" in (text := render.line.text(80, time.monotonic()).plain)
+    assert "about 10:00 left" in text
+
+
+def test_a_study_tells_in_a_log_how_far_it_is() -> None:
+    with terminal.stderr.capture() as shown:
+        render = Renderer()
+        for event in (events.Points(15, 3, 2, None), events.Points(15, 5, 2, 600.0)):
+            render(event)
+    assert shown.get().splitlines() == [
+        "  at once        2 of 15 points; 3 were there already",
+        "5 of 15 points, about 10:00 left",
+    ]
 
 
 def test_the_live_line_of_a_run_that_starts_again_counts_anew() -> None:
