@@ -1,7 +1,7 @@
 """results.json, the one file that all reports of a study are made from."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,12 @@ def write(run_dir: Path, results: dict[str, Any]) -> None:
     rundir.write_json(run_dir / rundir.RESULTS, results)
 
 
-def finished(run_dir: Path) -> list[dict[str, Any]]:
-    """The cases that --resume need not run again: those that ended well. None of a new study."""
+def finished(run_dir: Path, statuses: Sequence[str] = ("done",)) -> list[dict[str, Any]]:
+    """The cases that --resume need not run again: by default those that ended well. None of a new
+    study."""
     if not (run_dir / rundir.RESULTS).exists():
         return []
-    return [case for case in read(run_dir)[1]["cases"] if case["status"] == "done"]
+    return [case for case in read(run_dir)[1]["cases"] if case["status"] in statuses]
 
 
 def read(path: Path) -> tuple[Path, dict[str, Any]]:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 
-from raysft.runs import rundir
 from raysft.runs.events import Emit
 from raysft.studies.seq_len.report import STUDY
 from raysft.verbs import plan
+from raysft.verbs.resume import how_to_resume
 from raysft.verbs.settle import settled
+from raysft.verbs.studies import check_resume, done, has_left
 from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
@@ -57,21 +58,6 @@ def inputs(config: "Config") -> tuple["Config", bool]:
     return longest(config), not config.bench.synthetic
 
 
-def has_left(run_dir: Path) -> bool:
-    return (run_dir / rundir.RESULTS).exists()
-
-
-def done(summary: Summary) -> str:
-    return f"{summary['verdict']}\ndone: {summary['report']}"
-
-
-def interrupted(summary: Summary) -> str:
-    if not summary["resumable"]:
-        return "interrupted; no case ended"
-    results = Path(summary["run_dir"]) / rundir.RESULTS
-    return f"interrupted; the cases that ended are in {results}"
-
-
 def tables(summary: Summary, results: Results | None) -> Iterable[RenderableType]:
     return STUDY.tables(results) if results and summary["status"] == "done" else ()
 
@@ -83,9 +69,9 @@ SEQ_LEN = Verb(
     plan=equations,
     run=run,
     has_left=has_left,
-    check_resume=None,
+    check_resume=check_resume,
     done=done,
-    interrupted=interrupted,
+    interrupted=how_to_resume("the first case", "with the cases that are left"),
     tables=tables,
     inputs=inputs,
     study=STUDY,

@@ -48,6 +48,21 @@ def test_a_case_without_memory_is_a_row_and_the_others_end(tmp_path: Path) -> No
     assert "| 30,000 | 1 | out of memory |" in report
     assert (tmp_path / "runs/b/seq-len.png").exists()
 
+    # As if it had been killed after the first case: that one, and what had no memory, are kept.
+    file = tmp_path / "runs/b/results.json"
+    file.write_text(json.dumps(results | {"cases": [short, long]}))
+    words = ("bench", "seq-len", "bench-seq-len", "--name", "b", "--json", "--resume")
+    refused = run_raysft(*words, *lengths, "--set", "bench.steps=2", cwd=tmp_path)
+    check(refused, 2, "runs that differ from those it has", "bench.steps: 1 then, 2 now")
+    again = run_raysft(*words, *lengths, cwd=tmp_path, address_space=32 * GIB)
+    assert again.code == 0, again.stderr
+    first, second, third = json.loads(file.read_text())["cases"]
+    assert (first, third) == (short, long)
+    assert (second["seq_len"], second["sequences"]) == (1000, same_tokens["sequences"])
+    assert second["step_times_s"] != same_tokens["step_times_s"]
+    assert "case 3 of 3" in again.stderr
+    assert "case 2 of 3" not in again.stderr
+
 
 def test_wrong_lengths_are_told_before_anything_starts(tmp_path: Path) -> None:
     words = ("bench", "seq-len", "bench-seq-len", *sets("bench.seq_lens=[512, 2048]"))

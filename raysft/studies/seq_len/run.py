@@ -1,6 +1,7 @@
 """What the sequence length costs: the real training step at several lengths, in fresh workers."""
 
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,13 @@ from raysft.estimate.shape import flops, parameters
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit, Event
 from raysft.runtime.fit import fit
-from raysft.studies.results import header, write
+from raysft.studies.pace import Pace
+from raysft.studies.results import finished, header, write
 from raysft.studies.seq_len.cases import Case, case_config, cases
 from raysft.studies.seq_len.report import STUDY
 from raysft.studies.seq_len.sequences import joined, rows_of, synthetic
+
+DONE, OUT_OF_MEMORY = "done", "out of memory"  # how a case ends that need not run again
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,16 @@ class Inputs:
 def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
     """The whole study, on the Ray cluster this process is connected to. Returns its summary.
 
-    results.json is written after every case, so that what has ended is kept whatever comes.
+    results.json is written after every case, so that what has ended is kept whatever comes. Those
+    that it has already are not run again, but where they failed.
     """
-    results = header(STUDY.name, inputs.run_dir, title(inputs)) | {"cases": []}
-    for result in run_cases(inputs, emit):
-        results["cases"].append(result)
+    listed, before = cases(inputs.config), finished(inputs.run_dir, (DONE, OUT_OF_MEMORY))
+    known = {(case["seq_len"], case["sequences"]) for case in before}
+    left = [case for case in listed if (case.seq_len, case.sequences) not in known]
+    results = header(STUDY.name, inputs.run_dir, title(inputs)) | {"cases": before}
+    for result in run_cases(inputs, left, len(before), emit):
+        measured = [*results["cases"], result]
+        results["cases"] = sorted(measured, key=lambda one: (one["seq_len"], one["sequences"]))
         write(inputs.run_dir, results)
     STUDY.write_report(results, inputs.run_dir)
     return {
@@ -49,7 +58,7 @@ def run(inputs: Inputs, emit: Emit) -> dict[str, Any]:
         "verdict": STUDY.verdict(results),
         "cases": {
             status: sum(case["status"] == status for case in results["cases"])
-            for status in ("done", "out of memory", "failed")
+            for status in (DONE, OUT_OF_MEMORY, "failed")
         },
     }
 
@@ -69,14 +78,19 @@ def title(inputs: Inputs) -> str:
     )
 
 
-def run_cases(inputs: Inputs, emit: Emit) -> Iterator[dict[str, Any]]:
-    """The result of each case as it ends; one that fails is a result like any other."""
-    listed = cases(inputs.config)
-    for number, case in enumerate(listed, start=1):
+def run_cases(
+    inputs: Inputs, left: Sequence[Case], before: int, emit: Emit
+) -> Iterator[dict[str, Any]]:
+    """The result of each case as it ends; one that fails is a result like any other. before: the
+    number of those that had ended already."""
+    pace = Pace(before, len(left), at_once=1)
+    for number, case in enumerate(left, start=before + 1):
         words = f"{case.sequences} sequences of {case.seq_len} tokens a step"
-        emit(events.Status(f"case {number} of {len(listed)}: {words}"))
-        result = run_case(inputs, case)
+        emit(events.Status(f"case {number} of {before + len(left)}: {words}"))
+        since = time.monotonic()
+        result = run_case(inputs, case) | {"seconds": round(time.monotonic() - since, 1)}
         emit(events.Case(result))
+        emit(pace.after(1))
         yield result
 
 
@@ -84,7 +98,7 @@ def run_case(inputs: Inputs, case: Case) -> dict[str, Any]:
     config = case_config(inputs.config, case)
     data = sequences(inputs, case)
     seen: list[Event] = []
-    outcome: dict[str, Any] = {"status": "done", "error": None, "peak": None}
+    outcome: dict[str, Any] = {"status": DONE, "error": None, "peak": None}
     folder = inputs.run_dir / "cases" / f"{case.seq_len}-{case.sequences}"
     nothing = rows_of(np.zeros((0, 1), np.int32), np.zeros((0, 1), np.bool_))
     try:
@@ -94,7 +108,7 @@ def run_case(inputs: Inputs, case: Case) -> dict[str, Any]:
         )  # fmt: skip
         outcome["peak"] = result.totals["peak"]
     except OutOfMemory as error:
-        outcome |= {"status": "out of memory", "error": str(error)}
+        outcome |= {"status": OUT_OF_MEMORY, "error": str(error)}
     except RunError as error:
         outcome |= {"status": "failed", "error": str(error)}
     lines = [event.values for event in seen if isinstance(event, events.Metrics)]
