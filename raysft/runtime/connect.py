@@ -5,18 +5,21 @@ import os
 import secrets
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, cast
 
 from raysft.config.schema import Config
-from raysft.errors import UserError
+from raysft.errors import RunError, UserError
 from raysft.runtime.reach import ADVICE, require_cluster
 
 T = TypeVar("T")
 # What Ray Train logs every second where there is no dashboard to ask for its controller.
 NOISE = "Failed to query Ray Train Controller actor state"
+STARTS_TOO_SLOWLY = (
+    "timed out during startup"  # what Ray says of a node after 30 s, in an Exception
+)
 
 
 class WithoutNoise:
@@ -92,7 +95,8 @@ def missing_environment(config: Config) -> dict[str, str]:
 def start_ray(config: Config) -> None:
     """Join the cluster this job was submitted to, or start one inside this process, once.
 
-    Raises UserError where there is no cluster to join.
+    Raises UserError where there is no cluster to join, and RunError where this machine has too much
+    to do to start one.
     """
     import ray
 
@@ -118,12 +122,27 @@ def start_ray(config: Config) -> None:
             options["num_gpus"] = int(local_resources(config)["GPU"])
         sys.stdout = cast(TextIO, WithoutNoise(sys.stdout))
         sys.stderr = cast(TextIO, WithoutNoise(sys.stderr))
+    init_ray(options)
+
+
+def init_ray(options: Mapping[str, Any]) -> None:
+    """Raises as `start_ray` does."""
+    import ray
+
     try:
         ray.init(**options)
     except ConnectionError as error:
         if EMBEDDED:
             raise
         raise UserError(f"RAY_ADDRESS is {os.environ['RAY_ADDRESS']}: {error} {ADVICE}") from None
+    except Exception as error:
+        if STARTS_TOO_SLOWLY not in str(error):
+            raise
+        wanted, cpus = os.getloadavg()[0], os.cpu_count()
+        raise RunError(
+            f"Ray did not start within half a minute on this machine, where {wanted:.0f} processes "
+            f"wanted {cpus} CPUs: try again when less runs beside it"
+        ) from error
 
 
 def start_ray_beside(config: Config, work: Callable[[Callable[[], None]], T]) -> T:

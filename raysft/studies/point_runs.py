@@ -1,6 +1,6 @@
 """What the studies of several training runs share: their inputs, and the one run of a point."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,14 @@ def check_gradients(config: Config) -> None:
         raise UserError(
             "engine.precision fp16 drops gradients that overflow, which are to be measured: take "
             '"bf16" or "fp32"'
+        )
+
+
+def check_several(values: Sequence[float], key: str, noun: str) -> None:
+    """Raises UserError where there are no two of them. noun: such as "weight"."""
+    if len(set(values)) < 2:
+        raise UserError(
+            f"{key} has one {noun}: take two or more, or there is nothing to compare it with"
         )
 
 

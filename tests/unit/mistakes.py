@@ -102,6 +102,10 @@ OPTIONS = [
         "raysft bench seq-len run.toml --set bench.seq_lens=[16] --set data.path=no.jsonl",
         ("no file no.jsonl",),
     ),
+    Mistake(
+        "raysft bench masking run.toml --set bench.prompt_loss_weights=[1]",
+        ("bench.prompt_loss_weights has one weight: take two or more",),
+    ),
     Mistake("raysft train run.toml --dry-run --set data.path=no.jsonl", ("no file no.jsonl",)),
     Mistake(
         "raysft generate runs/frist hello",

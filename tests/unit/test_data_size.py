@@ -28,7 +28,8 @@ PRESET = "bench-data-size"
 def test_sizes_double_up_to_all() -> None:
     config = load_config(PRESET, ["bench.data_sizes=none"])
     assert sizes(config, 750) == [100, 200, 400, 750]
-    assert sizes(config, 60) == [60]
+    with pytest.raises(UserError, match=r"60 .* no two sizes from 100 on.* = \[15, 60\]"):
+        sizes(config, 60)
     assert sizes(load_config(PRESET, ["bench.data_sizes=[30, 10]"]), 40) == [10, 30]
     with pytest.raises(UserError, match="6,400 is more than the 500 training records"):
         sizes(load_config(PRESET), 500)
@@ -168,6 +169,9 @@ def test_report_and_points(tmp_path: Path) -> None:
 
 
 def test_what_compares_nothing_is_refused() -> None:
+    check(load_config(PRESET, ["bench.data_sizes=none"]))
+    with pytest.raises(UserError, match="data_sizes has one size: take two or more"):
+        check(load_config(PRESET, ["bench.data_sizes=[100]"]))
     with pytest.raises(UserError, match=r"run.max_steps is not set"):
         check(load_config(PRESET, ["run.max_steps=none"]))
     with pytest.raises(UserError, match="no record is held out"):

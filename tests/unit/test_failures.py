@@ -15,6 +15,7 @@ from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from raysft.errors import NotFinite, OutOfMemory, RunError, UserError, memory_users
 from raysft.job import explain
+from raysft.runtime.connect import init_ray
 from raysft.runtime.failure_policy import HealingPolicy, explain_failure
 
 RETRY, RAISE = FailureDecision.RETRY, FailureDecision.RAISE
@@ -157,3 +158,17 @@ def test_who_used_the_memory_does_not_make_it_another_failure() -> None:
     heal, _ = policy()
     assert heal.make_decision(failed(OutOfMemoryError(KILLED))) == RETRY
     assert heal.make_decision(failed(OutOfMemoryError(KILLED.replace("8.43", "8.44")))) == RAISE
+
+
+def test_a_ray_that_starts_too_slowly_is_told_without_its_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ray gives a node 30 s, and a machine with enough else to do takes longer."""
+
+    def init(**_: Any) -> None:
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr("ray.init", init)
+    told = r"within half a minute .* try again when less runs beside"
+    with pytest.raises(RunError, match=told):
+        init_ray({})

@@ -135,7 +135,8 @@ def test_a_seed_that_failed_is_run_again_and_others_are_not(tmp_path: Path) -> N
     [
         (["scaling.workers=2", "bench.shard_size=3"], "bench.shard_size 3 is not a multiple of"),
         (["bench.examples=9", "bench.shard_size=4"], "bench.examples 9 is not a multiple of 4"),
-        (["bench.examples=1"], "or less than two of them"),
+        (["bench.examples=1"], "bench.examples 1: take 2 or more"),
+        (["bench.examples=4", "bench.shard_size=4"], "take 8 or more, two shards of 4"),
         (["engine.precision=fp16"], "drops gradients that overflow"),
     ],
 )

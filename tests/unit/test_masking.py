@@ -140,6 +140,8 @@ def test_points_differ_in_weight_and_seed_only() -> None:
 
 
 def test_what_compares_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="prompt_loss_weights has one weight: take two or more"):
+        check(load_config("bench-masking", ["bench.prompt_loss_weights=[0.5, 0.5]"]))
     with pytest.raises(UserError, match="no record is held out"):
         check(load_config("bench-masking", ["data.eval_fraction=0.0"]))
     with pytest.raises(UserError, match="drops gradients that overflow"):

@@ -17,6 +17,7 @@ from raysft.studies.point_runs import (
     Inputs,
     Placed,
     check_heldout,
+    check_several,
     config_at,
     require_heldout,
     train_once,
@@ -33,12 +34,20 @@ def check(config: Config) -> None:
             "run.max_steps is not set: the sizes are compared at equal optimizer steps, and at as "
             "many epochs as those are of the largest size"
         )
+    if config.bench.data_sizes is not None:
+        check_several(config.bench.data_sizes, "bench.data_sizes", "size")
     check_heldout(config, "sizes")
 
 
 def sizes(config: Config, num_records: int) -> list[int]:
-    """Numbers of records, the least first. Raises UserError where there are not so many."""
+    """Numbers of records, the least first. Raises UserError where there are not so many, or where
+    the config names none and there are too few for two."""
     chosen = config.bench.data_sizes
+    if chosen is None and num_records <= FEWEST:
+        raise UserError(
+            f"{num_records:,} training records make no two sizes from {FEWEST} on: name some, such "
+            f"as bench.data_sizes = [{max(1, num_records // 4)}, {num_records}]"
+        )
     if chosen is None:
         doubled = [FEWEST * 2**k for k in range(40) if FEWEST * 2**k < num_records]
         return [*doubled, num_records]

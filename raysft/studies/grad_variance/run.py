@@ -28,10 +28,14 @@ def check(config: Config) -> None:
             f"bench.shard_size {size} is not a multiple of scaling.workers {workers}, which share "
             "a shard"
         )
-    if bench.examples % size or bench.examples < 2 * size:
+    if bench.examples < 2 * size:
         raise UserError(
-            f"bench.examples {bench.examples} is not a multiple of {size}, the sequences of a "
-            "shard, or less than two of them: there would be no variance to tell"
+            f"bench.examples {bench.examples}: take {2 * size} or more, two shards of {size}, or "
+            "there would be no variance to tell"
+        )
+    if bench.examples % size:
+        raise UserError(
+            f"bench.examples {bench.examples} is not a multiple of {size}, the sequences of a shard"
         )
     check_gradients(config)
 

@@ -14,6 +14,7 @@ from raysft.studies.point_runs import (
     Placed,
     check_gradients,
     check_heldout,
+    check_several,
     config_at,
     require_heldout,
     train_once,
@@ -23,6 +24,7 @@ from raysft.studies.points import Point, one_by_one, run_study
 
 def check(config: Config) -> None:
     """Raises UserError where nothing could be compared."""
+    check_several(config.bench.prompt_loss_weights, "bench.prompt_loss_weights", "weight")
     check_heldout(config, "weights")
     check_gradients(config)
 

@@ -13,7 +13,14 @@ from raysft.errors import UserError
 from raysft.runs import events
 from raysft.runs.events import Emit, Event
 from raysft.runtime.fit import fit, total_steps
-from raysft.studies.point_runs import Inputs, Placed, check_heldout, config_at, require_heldout
+from raysft.studies.point_runs import (
+    Inputs,
+    Placed,
+    check_heldout,
+    check_several,
+    config_at,
+    require_heldout,
+)
 from raysft.studies.points import Point, Tell, run_study
 from raysft.studies.stability.curves import facts_of
 from raysft.studies.stability.report import STUDY
@@ -24,8 +31,7 @@ EVALUATIONS = 10  # after equal parts of a run, at each of which it may be found
 def check(config: Config) -> None:
     """Raises UserError where nothing could be compared, or a combination is no valid config."""
     check_heldout(config, "rates")
-    if len(rates(config)) < 2:
-        raise UserError("bench.lrs has one rate: take two or more, or none could be the largest")
+    check_several(config.bench.lrs, "bench.lrs", "rate")
     if "fp16" in config.bench.precisions and not config.on_gpu:
         raise UserError(
             "bench.precisions: fp16 needs a GPU: set scaling.gpus_per_worker, or take "
