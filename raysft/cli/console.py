@@ -35,7 +35,7 @@ class Renderer:
         self.end: events.End | None = None
         self.told = ""  # the mistake that is on the screen already
         self.trials: dict[int, Mapping[str, Any]] = {}  # of a search
-        self.num_trials = 0
+        self.search = events.Search(0, 0)
         self.points = 0  # of a study
 
     def __enter__(self) -> "Renderer":
@@ -89,7 +89,7 @@ class Renderer:
             case events.Points():
                 self.show_points(event)
             case events.Search():
-                self.num_trials = event.trials
+                self.search = event
                 fact("at once", f"{event.at_once} of {event.trials} trials")
                 self.line.count("trials ended", 0, event.trials, "starting a trial")
             case events.Trial():
@@ -124,15 +124,19 @@ class Renderer:
         """In a terminal a table that changes in its place; elsewhere a line when a trial ends."""
         from raysft.studies.tune.tables import live_table, trial_line
 
-        self.trials[event.number] = vars(event)
+        score = event.eval_loss if event.score is None else event.score  # or of a version before
+        self.trials[event.number] = vars(event) | {"score": score}
         rows = list(self.trials.values())
         running = [row for row in rows if row["status"] == "running"]
         words = ", ".join(f"trial {row['number']}" for row in running)
-        self.line.count(
-            "trials ended", len(rows) - len(running), self.num_trials, words or "starting a trial"
-        )
+        ended, total = len(rows) - len(running), self.search.trials
+        self.line.count("trials ended", ended, total, words or "starting a trial")
         if stderr.is_terminal:
-            table = live_table(rows, self.num_trials, room=stderr.height - 8)
+            table = live_table(
+                rows, self.search.trials, stderr.height - 8, self.search.goal,
+                higher=self.search.higher,
+            )  # fmt: skip
             self.live.update(Group(table, self.line))
         elif event.status != "running":
-            stderr.print(trial_line(vars(event)), soft_wrap=True)
+            line = trial_line(self.trials[event.number], self.search.goal)
+            stderr.print(line, soft_wrap=True)

@@ -22,12 +22,17 @@ from raysft.config.space import SPACE, Domain
 
 class Tune(Section):
     """What `raysft tune` searches, and how. Each trial is a training run; the one with the lowest
-    held-out loss wins."""
+    held-out loss wins, or of `ppo` the one whose answers are worth most."""
+
+    verb: Literal["train", "dpo", "reward", "ppo"] = "train"
+    """What each trial is a run of. Those of `"ppo"` are ranked by `ppo.checker`, or where there is
+    none by `ppo.reward`: by the mean over the last five lines of the log."""
 
     space: Annotated[Mapping[str, Domain], Field(min_length=1)] = SPACE
     """The keys to search, each with its domain, as `optim.lr = { uniform = [1e-5, 1e-4] }`. All
-    keys but `batch.seq_len`, `model.path`, `model.tokenizer` and those of `run`, `data`, `scaling`,
-    `eval`, `tune`, `bench`, `reward_model`, `dpo`, `ppo`, `pairs` and `align` can be searched."""
+    keys but `batch.seq_len`, `model.path`, `model.tokenizer`, `ppo.reward`, `ppo.checker` and those
+    of `run`, `data`, `scaling`, `eval`, `dpo`, `reward_model`, `tune`, `bench`, `pairs` and `align`
+    can be searched, those of `ppo` where trials are runs of it."""
     num_trials: Annotated[Count, Unit("trials")] = 8
     """Number of trials. Ignored by `sampler = "grid"`, which runs every combination."""
     sampler: Literal["random", "grid", "tpe"] = "random"

@@ -133,12 +133,8 @@ class Delivery:
     def send_trial(self, trial: events.Trial) -> None:
         """What changed: a search tells all of a trial again, one that goes on of all trials."""
         kept, before = self.kept.trial(trial.number), self.told.get(trial.number)
-        values = {
-            key: value
-            for key in ("loss", "eval_loss")
-            if (value := getattr(trial, key)) is not None
-            and (before is None or value != getattr(before, key))
-        }
+        known = numbers_of(before) if before else {}
+        values = {key: value for key, value in numbers_of(trial).items() if value != known.get(key)}
         if values and trial.step > kept["step"]:
             self.of_trial(trial).log([Line(trial.step, values)])
             kept["step"] = trial.step
@@ -182,3 +178,11 @@ def join(deliveries: Sequence[Delivery], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     for one in deliveries:
         one.thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def numbers_of(trial: events.Trial) -> dict[str, float]:
+    """What is logged of a trial, but for what is not known yet."""
+    found = {"loss": trial.loss, trial.metric: trial.score}
+    if trial.eval_loss is not None:
+        found["eval_loss"] = trial.eval_loss
+    return {key: value for key, value in found.items() if value is not None}

@@ -180,6 +180,8 @@ class Points:
 class Search:
     trials: int
     at_once: int
+    goal: str = "held-out loss"  # what trials are ranked by; the version before had no other
+    higher: bool = False  # is better
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,8 @@ class Trial:
     eval_loss: float | None
     error: str | None
     diverged_step: int | None
+    score: float | None = None  # what trials are ranked by: eval_loss, or what `metric` names
+    metric: str = "eval_loss"
 
 
 @dataclass(frozen=True)

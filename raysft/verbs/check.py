@@ -43,7 +43,7 @@ def check(
     if reads_data:
         from raysft.data.first import check_data
 
-        pairs = None if verb is None else verb.pairs
+        pairs = None if verb is None else verb.pairs(config)
         warnings += check_data(config, elsewhere=elsewhere, pairs=pairs)
     if starts and warnings:
         raise UserError(warnings[0])

@@ -10,15 +10,21 @@ from rich.text import Text
 from raysft.errors import UserError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
+from raysft.studies.tune.goal import LOSS, Trains, goal_of
 from raysft.studies.tune.report import STUDY
 from raysft.verbs import plan
 from raysft.verbs.identities import movable
+from raysft.verbs.pair_config import for_pairs, with_room
+from raysft.verbs.ppo import check as check_rewards
+from raysft.verbs.ppo import for_answers, with_places
+from raysft.verbs.ppo import steps_equation as steps_of_answers
 from raysft.verbs.resume import changes, how_to_resume, refuse, starts_with_any
 from raysft.verbs.settle import settled
 from raysft.verbs.verb import Results, Summary, Verb
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
+    from raysft.train.objectives.objective import Objective
 
 # What may differ without a word when a search goes on.
 FREE = (
@@ -27,20 +33,59 @@ FREE = (
 )  # fmt: skip
 
 
+def supervised(config: "Config") -> "Objective":  # noqa: ARG001
+    from raysft.train.objectives.sft import SFT
+
+    return SFT
+
+
+def of_pairs(config: "Config") -> "Objective":
+    from raysft.train.objectives.dpo import dpo
+
+    return dpo(config.dpo)
+
+
+def of_rewards(config: "Config") -> "Objective":
+    from raysft.train.objectives.reward import reward
+
+    return reward(config.reward_model)
+
+
+def of_answers(config: "Config") -> "Objective":
+    from raysft.train.objectives.ppo import ppo
+
+    return ppo(with_places(config.ppo))
+
+
+# By tune.verb.
+TRAINS = {
+    "train": Trains(supervised, lambda config: config),
+    "dpo": Trains(of_pairs, for_pairs),
+    "reward": Trains(of_rewards, for_pairs),
+    "ppo": Trains(of_answers, for_answers),
+}
+
+
+def check(config: "Config") -> None:
+    if config.tune.verb == "ppo":
+        check_rewards(config)
+
+
 def equations(config: "Config") -> list[tuple[str, str]]:
     from raysft.studies.tune.settings import check_search, num_trials
 
-    check_search(config)  # raises UserError where a trial could not run
     tune = config.tune
+    check_search(config, TRAINS[tune.verb].as_computed)  # raises UserError: a trial could not run
     ways = " x ".join(str(len(domain.values)) for domain in tune.space.values())
     count = num_trials(config)
-    steps = plan.steps_equation(config) + ", in each trial"
+    steps = steps_of_answers(config) if tune.verb == "ppo" else plan.steps_equation(config)
     trials = f"{count} = {ways}" if tune.sampler == "grid" else str(count)
     return [
         plan.model_equation(config),
-        ("steps", steps),
+        ("steps", f"{steps}, in each trial"),
         *plan.where_and_how(config),
         ("trials", f"{trials}; sampler {tune.sampler}, scheduler {tune.scheduler}"),
+        ("each", f"a run of raysft {tune.verb}, ranked by its {goal_of(config).words}"),
         *(("search", f"{k}: {d.kind} {list(d.values)}") for k, d in tune.space.items()),
     ]
 
@@ -49,22 +94,26 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
     from raysft.studies.tune.trials import read_before
     from raysft.verbs.inputs import beside_ray, read_inputs
 
-    before = read_before(run_dir)
-    inputs = beside_ray(config, emit, lambda there: read_inputs(config, run_dir, emit, there))
+    before, trains = read_before(run_dir), TRAINS[config.tune.verb]
+    read, objective = trains.as_computed(config), trains.objective(config)
+    kind = {"pairs": objective.pairs, "scalar": objective.scalar, "asked": objective.draws}
+    inputs = beside_ray(read, emit, lambda there: read_inputs(read, run_dir, emit, there, **kind))
     from raysft.data.dataset import epoch_length
     from raysft.runtime.fit import total_steps
     from raysft.studies.tune import search
     from raysft.studies.tune.trial import SearchInputs, replay
 
-    config = settled(config, inputs.hf_config, run_dir, emit)
+    config = settled(config, inputs.hf_config, run_dir, emit, draws=objective.draws)
+    config = with_room(config) if objective.pairs else config
     data = inputs.prepared
-    if not len(data.heldout):
+    if goal_of(config).metric == "eval_loss" and not len(data.heldout):
         raise UserError(
             "trials are compared by their held-out loss, and no record is held out of so few: "
             "raise data.eval_fraction, or set data.eval_path"
         )
     shared = SearchInputs(
         config=config,
+        trains=trains,
         train=data.train,
         heldout=data.heldout,
         template=inputs.template,
@@ -73,7 +122,7 @@ def run(config: "Config", run_dir: Path, emit: Emit) -> dict[str, Any]:
         replays={trial.number: replay(trial) for trial in before if trial.finished},
     )
     epoch = epoch_length(data.train)
-    steps = total_steps(config, epoch)
+    steps = total_steps(config, epoch, objective)
     if not any(key.startswith(("schedule.", "batch.")) for key in config.tune.space):
         for caution in plan.cautions(config, steps, epoch):
             emit(events.Warning(caution))
@@ -109,9 +158,11 @@ def has_left(run_dir: Path) -> bool:
 
 
 def done(summary: Summary) -> str:
+    """Of a search of the version before too, which had one goal."""
+    goal, score = summary.get("goal", LOSS.words), summary.get("score", summary.get("eval_loss"))
     return (
-        f"done: trial {summary['best']}, held-out loss {summary['eval_loss']:.4f}; "
-        f"train with it: raysft train {summary['best_config']}"
+        f"done: trial {summary['best']}, {goal} {score:.4f}; train with it: "
+        f"raysft {summary.get('trains', 'train')} {summary['best_config']}"
     )
 
 
@@ -134,4 +185,6 @@ TUNE = Verb(
     interrupted=how_to_resume("the first trial", "with the trials that are left"),
     tables=tables,
     study=STUDY,
+    check=check,
+    pairs=lambda config: config.tune.verb in ("dpo", "reward"),
 )

@@ -45,6 +45,7 @@ class Verb:
     write_report: Callable[[Path], None] | None = None
     is_elastic: bool = False  # takes scaling.workers = [min, max]
     can_profile: bool = False
-    pairs: bool = False  # learns from preference pairs, and from nothing else
+    # Whether it learns from preference pairs, and from nothing else.
+    pairs: Callable[["Config"], bool] = lambda config: False  # noqa: ARG005
     is_chain: bool = False  # its stages are runs in folders below its own, with metrics of theirs
     is_a_run: bool = True  # false: it leaves no folder, and has a command of its own

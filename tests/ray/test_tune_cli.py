@@ -24,6 +24,8 @@ from raysft.runs.events import Event
 from raysft.studies.tune import search
 from raysft.studies.tune.trial import SearchInputs
 from raysft.studies.tune.trials import Trial, read_results
+from raysft.verbs.registry import VERBS
+from raysft.verbs.tune import TRAINS
 from tests.conftest import run_raysft
 from tests.ray.test_errors_cli import check, wait_for, workers_of
 
@@ -69,7 +71,8 @@ def search_in(
     rundir.write_json(folder / rundir.RUN, spec)
     files = tuple(folder / f"trials/{n:03}/metrics.jsonl" for n in (1, 2)) if together else ()
     train = Together(**vars(data.train), files=files)
-    study = SearchInputs(config, train, data.heldout, template, folder, stamp, replays={})
+    trains = TRAINS["train"]
+    study = SearchInputs(config, trains, train, data.heldout, template, folder, stamp, replays={})
     assert config.run.max_steps is not None
     summary = search.run(study, [], config.run.max_steps, emit)
     return summary, {one.number: one for one in read_results(folder)[2]}
@@ -132,7 +135,7 @@ def test_bad_trials_end_early_and_the_best_trains_again(
     words = ("train", tmp_path / "best.toml", "--name", "b", "--json")
     again = run_raysft(*words, cwd=tmp_path, **running_ray)
     assert again.code == 0, again.stderr
-    assert again.summary["eval_loss_last"] == pytest.approx(good.eval_loss, rel=1e-6)
+    assert again.summary["eval_loss_last"] == pytest.approx(good.score, rel=1e-6)
     report = run_raysft("tune", "report", tmp_path, cwd=tmp_path)
     assert report.code == 0, report.stderr
     assert "Trial 1 is the best of 3" in report.stdout
@@ -172,7 +175,7 @@ def test_pbt_moves_the_worse_trial_to_the_better(tmp_path: Path) -> None:
     # It had the better one's weights, or it could not have come so far.
     assert first[worse][20] < first[better][5]
     assert "settings changed while it trained" in (tmp_path / "best.toml").read_text() or (
-        trials[better].eval_loss <= trials[worse].eval_loss
+        trials[better].score <= trials[worse].score
     )
 
 
@@ -266,3 +269,75 @@ def test_no_room_for_a_single_trial_is_said_at_once(tmp_path: Path) -> None:
     )
     check(outcome, 2, "too few CPUs", "2 workers x 99 need 198")
     assert time.monotonic() - started < 30
+
+
+OTHER_VERBS = (
+    "batch.seq_len=64", "batch.tokens_per_micro_batch=256", "batch.global_batch_size=8",
+    "eval.max_records=8", "log.every_steps=1", "scaling.workers=1", "tune.sampler=grid",
+    "tune.space.schedule.warmup_ratio=none", "tune.space.optim.max_grad_norm=none",
+)  # fmt: skip
+
+
+def searched(
+    preset: str, model: Path, folder: Path, env: dict[str, str], *settings: str
+) -> tuple[dict[str, Any], dict[int, list[dict[str, Any]]]]:
+    """The summary of a search of trials that are runs of another verb, and their metrics."""
+    values = (f"model.path={model}", *OTHER_VERBS, *settings)
+    words = [word for value in values for word in ("--set", value)]
+    ran = run_raysft(
+        "tune", preset, "--name", "s", *words, "--json", cwd=folder, timeout=600, **env
+    )
+    assert ran.code == 0, ran.stderr
+    assert ran.summary["trials"] == {"done": 2, "stopped": 0, "diverged": 0, "failed": 0}
+    files = {number: folder / f"runs/s/trials/00{number}/metrics.jsonl" for number in (1, 2)}
+    metrics = {
+        number: [json.loads(line) for line in file.read_text().splitlines()]
+        for number, file in files.items()
+    }
+    assert ran.summary["goal"] in ran.stderr
+    return ran.summary, metrics
+
+
+def test_trials_of_policy_gradients_are_ranked_by_their_checker(
+    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def letters(prompt, answer, reference):\n    return answer.count('e') / 10"
+    )
+    summary, metrics = searched(
+        "ppo-demo", tiny_model, tmp_path, running_ray, "tune.verb=ppo", rates(1e-2, 1e-6),
+        f"data.path={tiny_model.parent / 'records.json'}", "ppo.group=4", "ppo.max_new_tokens=8",
+        "ppo.reward=mine.py:letters", "ppo.checker=mine.py:letters", "run.max_steps=8",
+        "run.seed=1", "schedule.warmup_ratio=0.0", "ppo.beta=0.0",
+    )  # fmt: skip
+    scores = {
+        number: np.mean([line["checked"] for line in lines if "checked" in line][-5:])
+        for number, lines in metrics.items()
+    }
+    assert summary["goal"] == "checker's mean"
+    assert summary["checked"] == summary["score"] == pytest.approx(max(scores.values()))
+    assert summary["best"] == max(scores, key=lambda number: scores[number])
+    best = load_config(str(tmp_path / "runs/s/best.toml"))
+    assert best.optim.lr == summary["best_settings"]["optim.lr"]
+    assert best.ppo.reward == "mine.py:letters"
+    assert f"raysft ppo {summary['best_config']}" in VERBS["tune"].done(summary)
+
+
+def test_trials_of_pairs_are_ranked_by_their_loss(
+    tiny_model: Path, tmp_path: Path, running_ray: dict[str, str]
+) -> None:
+    records = json.loads((tiny_model.parent / "records.json").read_text())
+    pairs = [
+        {"prompt": one["instruction"], "chosen": one["output"], "rejected": one["output"][::-1]}
+        for one in records
+        if one["output"] != one["output"][::-1]
+    ]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    summary, metrics = searched(
+        "reward-demo", tiny_model, tmp_path, running_ray, "tune.verb=reward", rates(1e-9, 1e-3),
+        f"data.path={tmp_path / 'pairs.json'}", "data.eval_fraction=0.25", "run.max_steps=3",
+    )  # fmt: skip
+    last = {number: lines[-1]["eval_loss"] for number, lines in metrics.items()}
+    assert summary["goal"] == "held-out loss"
+    assert summary["eval_loss"] == pytest.approx(min(last.values()))
+    assert 0 <= metrics[1][-1]["eval_accuracy"] <= 1

@@ -286,10 +286,10 @@ def test_trials_while_they_run(width: int) -> None:
     }
     rows = [
         {"number": n, "settings": settings, "status": "diverged", "step": 123_456,
-         "total_steps": 999_999, "loss": 12.34567, "eval_loss": 11.23456}
+         "total_steps": 999_999, "loss": 12.34567, "score": 11.23456}
         for n in range(1, 120)
     ]  # fmt: skip
-    text = shown(width, live_table(rows, 120, room=20))
+    text = shown(width, live_table(rows, 120, 20, "held-out loss", higher=False))
     require_whole(text, width)
     assert len(text.splitlines()) < 32
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
 from raysft.studies.divergence import has_diverged
+from raysft.studies.tune.goal import LOSS, REWARD
 from raysft.studies.tune.record import reason
-from raysft.studies.tune.report import best_toml, write_report
+from raysft.studies.tune.report import STUDY, best_toml, write_report
 from raysft.studies.tune.schedulers import scheduler
 from raysft.studies.tune.search import concurrency
 from raysft.studies.tune.settings import check_search, grid, num_trials, random_draws, trial_config
@@ -26,7 +28,8 @@ from raysft.studies.tune.trials import (
     read_results,
     write_results,
 )
-from raysft.verbs.tune import equations
+from raysft.verbs.registry import VERBS
+from raysft.verbs.tune import TRAINS, equations
 
 PRESET = "tune-stability"
 LR_ONLY = (
@@ -35,9 +38,14 @@ LR_ONLY = (
 )
 
 
+def checked(*overrides: str) -> None:
+    config = load_config(PRESET, overrides)
+    check_search(config, TRAINS[config.tune.verb].as_computed)
+
+
 def error_of(*overrides: str) -> str:
     with pytest.raises(UserError) as caught:
-        check_search(load_config(PRESET, overrides))
+        checked(*overrides)
     return str(caught.value)
 
 
@@ -80,9 +88,40 @@ def test_a_space_in_which_no_combination_is_valid_is_refused() -> None:
 
 
 def test_a_space_with_valid_combinations_is_taken() -> None:
-    check_search(load_config(PRESET, [*STAGES, PRECISIONS % "'bf16','fp32'"]))
+    checked(*STAGES, PRECISIONS % "'bf16','fp32'")
     # With the config's own precision no trial could have the first stage.
-    check_search(load_config(PRESET, [*STAGES, PRECISIONS % "'fp32'", "engine.precision=bf16"]))
+    checked(*STAGES, PRECISIONS % "'fp32'", "engine.precision=bf16")
+
+
+REWARDED = (
+    "tune.verb=ppo", "model.init=pretrained", "model.path=m", "model.shape=none", "run.max_steps=8",
+    "ppo.group=4", "ppo.max_new_tokens=16",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "part"),
+    [
+        (["tune.space.ppo.clip={choice=[0.1]}"], 'does not read it: set tune.verb = "ppo"'),
+        (["tune.space.dpo.beta={choice=[0.1]}"], "it changes the loss that trials are compared by"),
+        ([*REWARDED, "tune.space.ppo.checker={choice=['exact']}"], "trials are compared by it"),
+        ([*REWARDED, "tune.space.ppo.reward={choice=['exact']}"], "it is what trials are after"),
+        ([*REWARDED, "tune.space.ppo.beta={choice=[0.1]}"], "the least of them would win"),
+        ([*REWARDED, "tune.scheduler=pbt", "tune.space.optim.max_grad_norm=none"], "of ppo are"),
+        ([*REWARDED, "tune.space.ppo.epochs={choice=[3]}"], "ends within an iteration"),
+        (["tune.verb=ppo"], "goes on from a model that has learnt something"),
+        (["tune.verb=dpo", "batch.tokens_per_micro_batch=600"], "both halves of a pair must fit"),
+        (["tune.verb=rlhf"], "tune.verb: input should be 'train', 'dpo', 'reward' or 'ppo'"),
+    ],
+)
+def test_what_trials_of_other_verbs_cannot_search(overrides: list[str], part: str) -> None:
+    assert part in error_of(*overrides)
+
+
+def test_what_trials_of_other_verbs_search() -> None:
+    checked(*REWARDED, "tune.space.ppo.clip={choice=[0.1, 0.3]}", "data.eval_fraction=0.0")
+    checked(*REWARDED, "tune.space.ppo.beta={choice=[0.1, 0.3]}", "ppo.checker=exact")
+    checked("tune.verb=dpo", "model.init=pretrained", "model.path=m", "model.shape=none")
 
 
 def test_the_reason_of_a_failed_trial_is_its_own(tmp_path: Path) -> None:
@@ -169,7 +208,7 @@ def test_tpe_comes_closer_than_chance_and_learns_from_divergence() -> None:
         assert sample["number"] == number
         rate = sample["settings"]["optim.lr"]
         rates.append(rate)
-        result: dict[str, Any] = {"eval_loss": abs(math.log(rate / 1e-3))}
+        result: dict[str, Any] = {"score": abs(math.log(rate / 1e-3))}
         if rate > 5e-3:
             result = {"status": "diverged", "step": 0}
         search.on_trial_complete(f"t{number}", result)
@@ -244,11 +283,42 @@ TRIALS = [
 
 
 def test_ranking() -> None:
-    assert [one.number for one in ranked(TRIALS)] == [5, 2, 3, 4, 6, 1]
-    best = best_of(TRIALS)
+    assert [one.number for one in ranked(TRIALS, LOSS)] == [5, 2, 3, 4, 6, 1]
+    best = best_of(TRIALS, LOSS)
     assert best is not None
     assert best.number == 5
-    assert best_of([TRIALS[0], TRIALS[2]]) is None
+    assert best_of([TRIALS[0], TRIALS[2]], LOSS) is None
+
+
+def test_a_reward_is_better_where_it_is_higher(tmp_path: Path) -> None:
+    trials = [trial(1, "done", 0.2), trial(2, "done", 0.7), trial(3, "stopped", 0.9)]
+    trials.append(trial(4, "diverged", 0.1, step=10, diverged_step=20))
+    assert [one.number for one in ranked(trials, REWARD)] == [2, 1, 3, 4]
+    assert best_of(trials, REWARD) is trials[1]
+    header = header_of(load_config(PRESET, [*REWARDED, "ppo.checker=exact"]))
+    write_report(tmp_path, header, trials)
+    text = (tmp_path / "report.md").read_text()
+    assert "Trial 2 is the best of 4: checker's mean 0.7000 with" in text
+    assert "![Checker's mean of every trial over its steps](curves.png)" in text
+    assert "held-out" not in text
+    assert "# checker's mean 0.7000 with" in (tmp_path / "best.toml").read_text()
+    with (tmp_path / "trials.csv").open() as file:
+        assert next(csv.DictReader(file))["checked"] == "0.7"
+    write_results(tmp_path, header, trials)
+    results = read_results(tmp_path)[1] | {"trials": [asdict(one) for one in trials]}
+    costs = [point.figures["less checker's mean"] for point in STUDY.points(results)]
+    assert costs == [-0.2, -0.7, -0.9, -0.1]
+    for name in ("curves.png", "settings.png", "parallel.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
+
+
+def test_the_last_words_name_the_verb_that_trains_the_best() -> None:
+    best = {"best": 2, "best_config": "runs/s/best.toml"}
+    then = "train with it: raysft"
+    before = VERBS["tune"].done(best | {"eval_loss": 0.5})
+    assert before == f"done: trial 2, held-out loss 0.5000; {then} train runs/s/best.toml"
+    now = VERBS["tune"].done(best | {"goal": "mean reward", "score": 0.7, "trains": "ppo"})
+    assert now == f"done: trial 2, mean reward 0.7000; {then} ppo runs/s/best.toml"
 
 
 def header_of(config: Config) -> dict[str, Any]:

@@ -14,9 +14,10 @@ from raysft.errors import RunError
 from raysft.runs import events, rundir
 from raysft.runs.events import Emit
 from raysft.studies.results import header
+from raysft.studies.tune.goal import goal_of
 from raysft.studies.tune.report import STUDY, write_report
 from raysft.studies.tune.stability import stability
-from raysft.studies.tune.trial import SearchInputs
+from raysft.studies.tune.trial import SCORE, SearchInputs
 from raysft.studies.tune.trials import FINISHED, Trial, best_of, folder_of, ranked, write_results
 
 
@@ -24,7 +25,7 @@ class Record:
     """The trials as the job knows them. The only one that writes results.json."""
 
     def __init__(self, study: SearchInputs, finished: Sequence[Trial], emit: Emit) -> None:
-        self.study, self.emit = study, emit
+        self.study, self.emit, self.goal = study, emit, goal_of(study.config)
         self.trials = {trial.number: trial for trial in finished}
         self.lines: dict[int, list[dict[str, Any]]] = {}  # reports of trials that run
         self.began: dict[int, float] = {}
@@ -72,8 +73,8 @@ class Record:
             trial.step, trial.total_steps = line["step"], line["total_steps"]
             trial.num_restarts = line["num_restarts"]
             trial.loss = line.get("loss", trial.loss)
-            if "eval_loss" in line:
-                trial.curve.append((line["step"], line["eval_loss"]))
+            if SCORE in line:
+                trial.curve.append((line["step"], line[SCORE]))
         self.said[number] = line["status"]
         self.tell(trial)
 
@@ -90,10 +91,11 @@ class Record:
         trial.wall_s = round(time.monotonic() - self.began[number], 2)
         self.save(trial)
         summary = {
-            "status": trial.status, "verb": "train", "run_dir": str(self.folder(number)),
-            "steps": trial.step, "wall_s": trial.wall_s, "num_restarts": trial.num_restarts,
-            "eval_loss_first": trial.curve[0][1] if trial.curve else None,
-            "eval_loss_last": trial.eval_loss, "error": trial.error, **trial.stability,
+            "status": trial.status, "verb": self.study.config.tune.verb,
+            "run_dir": str(self.folder(number)), "steps": trial.step, "wall_s": trial.wall_s,
+            "num_restarts": trial.num_restarts,
+            f"{self.goal.metric}_first": trial.curve[0][1] if trial.curve else None,
+            f"{self.goal.metric}_last": trial.score, "error": trial.error, **trial.stability,
         }  # fmt: skip
         folder = self.folder(number)
         shutil.rmtree(folder / rundir.CHECKPOINTS, ignore_errors=True)  # gigabytes a trial
@@ -116,8 +118,10 @@ class Record:
         self.emit(
             events.Trial(
                 number=trial.number, settings=trial.settings, status=trial.status, step=trial.step,
-                total_steps=trial.total_steps, loss=trial.loss, eval_loss=trial.eval_loss,
-                error=trial.error, diverged_step=trial.diverged_step,
+                total_steps=trial.total_steps, loss=trial.loss,
+                eval_loss=trial.score if self.goal.metric == "eval_loss" else None,
+                error=trial.error, diverged_step=trial.diverged_step, score=trial.score,
+                metric=self.goal.metric,
             )
         )  # fmt: skip
 
@@ -136,7 +140,7 @@ class Record:
             status: sum(trial.status == status for trial in self.trials.values())
             for status in ("done", *FINISHED[1:], "failed")
         }
-        best = best_of(self.trials.values())
+        best = best_of(self.trials.values(), self.goal)
         if best is None:
             told = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
             error = next((trial.error for trial in self.trials.values() if trial.error), None)
@@ -148,8 +152,11 @@ class Record:
             "steps": sum(trial.step for trial in self.trials.values()),
             "best": best.number,
             "best_settings": best.settings,
-            "eval_loss": best.eval_loss,
-            "ranking": [trial.number for trial in ranked(self.trials.values())],
+            "trains": self.study.config.tune.verb,
+            "goal": self.goal.words,
+            "score": best.score,
+            self.goal.metric: best.score,
+            "ranking": [trial.number for trial in ranked(self.trials.values(), self.goal)],
             "trial_wall_s": median(rates) if rates else None,
         }
 

@@ -14,15 +14,16 @@ from raysft.studies.hardware import machine_facts
 from raysft.studies.study import Point, Results, Study
 from raysft.studies.tables import how_it_was_measured, markdown_table
 from raysft.studies.tune.figures import draw
-from raysft.studies.tune.tables import MEASURED, columns, ranked_table
+from raysft.studies.tune.goal import Goal, goal_of
+from raysft.studies.tune.tables import columns, measured, ranked_table
 from raysft.studies.tune.trials import COLUMNS, Trial, best_of, parse, ranked, words
 
 if TYPE_CHECKING:
     from raysft.config.schema import Config
 
 FIGURES = {
-    "curves.png": "Held-out loss of every trial over its steps",
-    "settings.png": "Each setting against the last held-out loss",
+    "curves.png": "{} of every trial over its steps",
+    "settings.png": "Each setting against the last {}",
     "parallel.png": "All settings of a trial at once",
 }
 Header = Mapping[str, Any]  # results.json without its trials
@@ -30,11 +31,12 @@ Header = Mapping[str, Any]  # results.json without its trials
 
 def write_report(run_dir: Path, header: Header, trials: Sequence[Trial]) -> None:
     """best.toml, trials.csv, report.md and its figures."""
-    best = best_of(trials)
+    config, goal = config_of(header), goal_of(config_of(header))
+    best = best_of(trials, goal)
     if best is not None:
         (run_dir / rundir.BEST).write_text(best_toml(header, best, len(trials)))
     write_csv(run_dir / "trials.csv", header, trials)
-    draw(run_dir, header, trials)
+    draw(run_dir, config.tune.space, trials, goal)
     (run_dir / rundir.REPORT).write_text(markdown(header, trials))
 
 
@@ -60,7 +62,7 @@ def best_toml(header: Header, best: Trial, count: int) -> str:
     table = config.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     comment = (
         f"# The best of {count} trials of `{header['stamp']['command']}`: trial {best.number},\n"
-        f"# held-out loss {best.eval_loss:.4f} with {words(best.settings)}.\n"
+        f"# {goal_of(config_of(header)).words} {best.score:.4f} with {words(best.settings)}.\n"
     )
     if best.changes:
         comment += (
@@ -72,13 +74,13 @@ def best_toml(header: Header, best: Trial, count: int) -> str:
 
 def write_csv(path: Path, header: Header, trials: Sequence[Trial]) -> None:
     """Ranked, one row a trial; an empty cell is unknown."""
-    keys = keys_of(header)
-    plain = ("eval_loss", "step", "total_steps", "diverged_step", "num_restarts", "wall_s", "error")
+    keys, goal = keys_of(header), goal_of(config_of(header))
+    plain = (goal.metric, "step", "total_steps", "diverged_step", "num_restarts", "wall_s", "error")
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "trial", "status", *keys, *plain[:2], *COLUMNS, *plain[2:]])
-        for rank, trial in enumerate(ranked(trials), start=1):
-            row = row_of(trial)
+        for rank, trial in enumerate(ranked(trials, goal), start=1):
+            row = row_of(trial) | {goal.metric: trial.score}
             settings = [trial.settings.get(key) for key in keys]
             values = [row.get(name) for name in (*plain[:2], *COLUMNS, *plain[2:])]
             writer.writerow([rank, trial.number, trial.status, *settings, *values])
@@ -86,17 +88,17 @@ def write_csv(path: Path, header: Header, trials: Sequence[Trial]) -> None:
 
 def row_of(trial: Trial) -> dict[str, Any]:
     """What tables show of a trial, under flat keys."""
-    row = {**asdict(trial), "eval_loss": trial.eval_loss, **trial.stability}
+    row = {**asdict(trial), "score": trial.score, **trial.stability}
     return row if trial.diverged_step is None else row | {"step": trial.diverged_step}
 
 
-def verdict(trials: Sequence[Trial]) -> str:
+def verdict(trials: Sequence[Trial], goal: Goal) -> str:
     """The outcome of the search in a sentence or two."""
-    best = best_of(trials)
+    best = best_of(trials, goal)
     if best is None:
         return f"None of {len(trials)} trials went to its end."
     text = (
-        f"Trial {best.number} is the best of {len(trials)}: held-out loss {best.eval_loss:.4f} "
+        f"Trial {best.number} is the best of {len(trials)}: {goal.words} {best.score:.4f} "
         f"with {words(best.settings)}."
     )
     said = {"stopped": "stopped early", "diverged": "diverged", "failed": "failed"}
@@ -113,21 +115,23 @@ def verdict(trials: Sequence[Trial]) -> str:
 
 
 def markdown(header: Header, trials: Sequence[Trial]) -> str:
-    keys = keys_of(header)
-    rows = [row_of(trial) for trial in ranked(trials)]
-    lines = ["# Search", "", verdict(trials), ""]
+    keys, goal = keys_of(header), goal_of(config_of(header))
+    best_first = ranked(trials, goal)
+    rows = [row_of(trial) for trial in best_first]
+    lines = ["# Search", "", verdict(trials, goal), ""]
     lines += [
-        *markdown_table(columns(keys, MEASURED), rows),
+        *markdown_table(columns(keys, measured(goal.words)), rows),
         "",
         "Best first; diverged trials last, with the step that told it. Steps clipped: the share of "
         "steps whose gradient was clipped; loss spike: the largest training loss over the median "
         "of the ten log steps before it; norm: of the gradient, before clipping, at log steps.",
         "",
     ]
-    errors = [f"- Trial {t.number}: {t.error}" for t in ranked(trials) if t.error]
+    errors = [f"- Trial {t.number}: {t.error}" for t in best_first if t.error]
     lines += [*errors, ""] if errors else []
     for name, title in FIGURES.items():
-        lines += [f"![{title}]({name})", ""]
+        words = title.format(goal.words)
+        lines += [f"![{words[0].upper()}{words[1:]}]({name})", ""]
     lines += how_it_was_measured("How it was searched", facts(header), header["stamp"])
     return "\n".join(lines)
 
@@ -148,12 +152,17 @@ def facts(header: Header) -> list[tuple[str, str]]:
 
 def points(results: Results) -> list[Point]:
     """Each trial, by its number and settings."""
-    _, trials = parse(results)
+    header, trials = parse(results)
+    goal = goal_of(config_of(header))
+    name = f"less {goal.words}" if goal.higher else goal.words
     return [
         Point(
             f"trial {trial.number}: {words(trial.settings)}",
             trial.status,
-            {"held-out loss": trial.eval_loss, "wall, s": trial.wall_s},
+            {
+                name: None if trial.score is None else goal.cost(trial.score),
+                "wall, s": trial.wall_s,
+            },
         )
         for trial in trials
     ]
@@ -161,14 +170,21 @@ def points(results: Results) -> list[Point]:
 
 def tables(results: Results) -> list[RenderableType]:
     header, trials = parse(results)
-    return [ranked_table([row_of(trial) for trial in ranked(trials)], keys_of(header))]
+    goal = goal_of(config_of(header))
+    rows = [row_of(trial) for trial in ranked(trials, goal)]
+    return [ranked_table(rows, keys_of(header), goal.words)]
+
+
+def of_results(results: Results) -> str:
+    header, trials = parse(results)
+    return verdict(trials, goal_of(config_of(header)))
 
 
 STUDY = Study(
     name="tune",
     write_report=lambda results, folder: write_report(folder, *parse(results)),
     tables=tables,
-    verdict=lambda results: verdict(parse(results)[1]),
+    verdict=of_results,
     points=points,
     words=lambda trial: (f"trial {trial['number']}", trial["status"]),
 )

@@ -9,14 +9,14 @@ from raysft.config.schema import Config
 from raysft.runs import events
 from raysft.runs.events import Emit
 from raysft.runtime.resources import places
+from raysft.studies.tune.goal import goal_of
 from raysft.studies.tune.record import Record, watcher
 from raysft.studies.tune.schedulers import scheduler
 from raysft.studies.tune.settings import grid, num_trials, random_draws
-from raysft.studies.tune.trial import SearchInputs, run_trial
+from raysft.studies.tune.trial import SCORE, SearchInputs, mode_of, run_trial
 from raysft.studies.tune.trials import Trial
 
-METRIC = {"metric": "eval_loss", "mode": "min"}
-# Ray Tune's own switches: Ctrl-C is the job's, reports of log steps have no held-out loss, and what
+# Ray Tune's own switches: Ctrl-C is the job's, reports of log steps may have no score, and what
 # it would write beside ours is not needed.
 SWITCHES = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -43,7 +43,8 @@ def run(
         study.config, [node["Resources"] for node in ray.nodes() if node["Alive"]]
     )
     record = Record(study, [trial for trial in before if trial.finished], emit)
-    emit(events.Search(num_trials(study.config), at_once))
+    goal = goal_of(study.config)
+    emit(events.Search(num_trials(study.config), at_once, goal.words, goal.higher))
     search, space = searcher(study.config, before)
     tuner = tune.Tuner(
         tune.with_resources(
@@ -58,7 +59,8 @@ def run(
             scheduler=scheduler(study.config, total_steps),
             num_samples=num_trials(study.config) if search else 1,
             max_concurrent_trials=at_once,
-            **METRIC,
+            metric=SCORE,
+            mode=mode_of(study.config),
         ),
         run_config=tune.RunConfig(
             name="tune",

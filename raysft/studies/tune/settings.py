@@ -1,7 +1,7 @@
 """What a search tries: the settings of its trials, and the config each of them makes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import product
 from random import Random
 from typing import Any
@@ -10,6 +10,7 @@ from raysft.config.load import validate, with_overrides
 from raysft.config.schema import Config
 from raysft.config.space import Domain, Value
 from raysft.errors import UserError
+from raysft.studies.tune.goal import goal_of
 from raysft.studies.tune.trials import Settings, words
 
 # Of a space that are tried against the config's own rules before a search starts: all, if they are
@@ -25,22 +26,37 @@ NOT_SEARCHED = {
     "scaling": "it decides how many trials run at once",
     "eval": "trials are compared by it",
     "tune": "it is the search itself",
+    "dpo": "it changes the loss that trials are compared by",
+    "reward_model": "it changes the loss that trials are compared by",
     "bench": "a search does not use it",
-    "reward_model": "its trials are supervised",
-    "dpo": "its trials are supervised",
-    "ppo": "its trials are supervised",
-    "pairs": "its trials are supervised",
-    "align": "its trials are supervised",
+    "pairs": "a search does not use it",
+    "align": "a search does not use it",
+    "ppo.reward": "it is what trials are after",
+    "ppo.checker": "trials are compared by it",
 }
 
 
-def check_search(config: Config) -> None:
-    """Raises UserError where a trial could not run, or could not be compared with the others."""
-    for key in config.tune.space:
+def check_search(config: Config, as_computed: Callable[[Config], Config]) -> None:
+    """Raises UserError where a trial could not run, or could not be compared with the others.
+    as_computed: of what each trial is a run of."""
+    tune = config.tune
+    for key in tune.space:
         for prefix, why in NOT_SEARCHED.items():
             if key == prefix or key.startswith(prefix + "."):
                 raise UserError(f"tune.space: {key} cannot be searched: {why}")
-    check_combinations(config)
+        if key.startswith("ppo.") and tune.verb != "ppo":
+            raise UserError(
+                f"tune.space: {key} cannot be searched: trials are runs of raysft {tune.verb}, "
+                'which does not read it: set tune.verb = "ppo"'
+            )
+    check_combinations(config, as_computed)
+    if goal_of(config).metric == "eval_loss":
+        check_evaluations(config)
+    else:
+        check_rewards(config)
+
+
+def check_evaluations(config: Config) -> None:
     if not config.data.eval_fraction and config.data.eval_path is None:
         raise UserError(
             "trials are compared by their held-out loss, and no record is held out: set "
@@ -53,14 +69,28 @@ def check_search(config: Config) -> None:
         )
 
 
-def check_combinations(config: Config) -> None:
+def check_rewards(config: Config) -> None:
+    tune = config.tune
+    if tune.scheduler == "pbt":
+        raise UserError(
+            'tune.scheduler "pbt" moves trials at evaluations, and those of ppo are compared by '
+            "the answers that they draw in training: take another scheduler"
+        )
+    if config.ppo.checker is None and "ppo.beta" in tune.space:
+        raise UserError(
+            "tune.space: with ppo.beta searched, the least of them would win, for it follows "
+            "ppo.reward farthest: set ppo.checker, by which trials are compared then"
+        )
+
+
+def check_combinations(config: Config, as_computed: Callable[[Config], Config]) -> None:
     """Raises UserError where no combination is a config, or none that has one of the values."""
     space = config.tune.space
     faults: dict[tuple[str, Value], UserError] = {}
     valid: set[tuple[str, Value]] = set()
     for settings in corners(space):
         try:
-            trial_config(config, settings)
+            as_computed(trial_config(config, settings))
             valid |= settings.items()
         except UserError as error:
             faults |= {pair: error for pair in settings.items() if pair not in faults}

@@ -21,20 +21,26 @@ def of(key: str) -> Callable[[Row], Any]:
     return lambda row: row.get(key)
 
 
-MEASURED = (
-    Column("held-out loss", of("eval_loss"), ".4f"),
-    Column("step", of("step"), ","),
-    Column("steps clipped", of("clipped_share"), ".0%", goes=3),
-    Column("loss spike", of("loss_spike"), ".2f", goes=4),
-    Column("norm p50", of("grad_norm_p50"), ".3g", goes=1),
-    Column("norm p99", of("grad_norm_p99"), ".3g", goes=2),
-)
-LIVE = (
-    Column("step", of("step"), ","),
-    Column("of", of("total_steps"), ",", goes=1),
-    Column("training loss", of("loss"), ".4f", goes=2),
-    Column("held-out loss", of("eval_loss"), ".4f"),
-)
+def measured(goal: str) -> list[Column]:
+    """Of a trial that has ended. goal: what trials are ranked by, in words."""
+    return [
+        Column(goal, of("score"), ".4f"),
+        Column("step", of("step"), ","),
+        Column("steps clipped", of("clipped_share"), ".0%", goes=3),
+        Column("loss spike", of("loss_spike"), ".2f", goes=4),
+        Column("norm p50", of("grad_norm_p50"), ".3g", goes=1),
+        Column("norm p99", of("grad_norm_p99"), ".3g", goes=2),
+    ]
+
+
+def live(goal: str) -> list[Column]:
+    """Of one that runs."""
+    return [
+        Column("step", of("step"), ","),
+        Column("of", of("total_steps"), ",", goes=1),
+        Column("training loss", of("loss"), ".4f", goes=2),
+        Column(goal, of("score"), ".4f"),
+    ]
 
 
 def columns(keys: Iterable[str], measured: Sequence[Column]) -> list[Column]:
@@ -74,26 +80,29 @@ def trials_table(
     return terminal_table(title, shown, rows, lambda row: STYLES.get(row["status"], "default"))
 
 
-def trial_line(row: Row) -> str:
-    """One line for a log."""
+def trial_line(row: Row, goal: str) -> str:
+    """One line for a log. goal: what trials are ranked by, in words."""
     settings = ", ".join(f"{key} {value_text(value)}" for key, value in row["settings"].items())
-    loss = "" if row["eval_loss"] is None else f", held-out loss {row['eval_loss']:.4f}"
+    score = "" if row["score"] is None else f", {goal} {row['score']:.4f}"
     error = f": {row['error']}" if row["error"] else ""
-    words = f"trial {row['number']:>3} {row['status']} after {row['step']:,} steps{loss}"
+    words = f"trial {row['number']:>3} {row['status']} after {row['step']:,} steps{score}"
     return f"  {words}; {settings}{error}"
 
 
-def live_table(rows: Sequence[Row], total: int, room: int) -> FittedTable:
-    """What runs, what ended, and the best so far; of many, the last that fit into `room` lines."""
+def live_table(
+    rows: Sequence[Row], total: int, room: int, goal: str, *, higher: bool
+) -> FittedTable:
+    """What runs, what ended, and the best so far; of many, the last that fit into `room` lines.
+    goal: what trials are ranked by, in words; higher: is better."""
     ended = [row for row in rows if row["status"] not in ("running", "waiting")]
-    done = [row for row in ended if row["status"] == "done"]
+    done = [row for row in ended if row["status"] == "done" and row["score"] is not None]
     title = f"{len(ended)} of {total} trials ended"
     if done:
-        best = min(done, key=lambda row: row["eval_loss"])
-        title += f"; best so far: trial {best['number']}, held-out loss {best['eval_loss']:.4f}"
+        best = (max if higher else min)(done, key=lambda row: row["score"])
+        title += f"; best so far: trial {best['number']}, {goal} {best['score']:.4f}"
     keys = list(rows[0]["settings"])
-    return trials_table(title, rows[-max(1, room) :], keys, LIVE)
+    return trials_table(title, rows[-max(1, room) :], keys, live(goal))
 
 
-def ranked_table(rows: Sequence[Row], keys: Sequence[str]) -> FittedTable:
-    return trials_table("Trials, best first", rows, keys, MEASURED)
+def ranked_table(rows: Sequence[Row], keys: Sequence[str], goal: str) -> FittedTable:
+    return trials_table("Trials, best first", rows, keys, measured(goal))

@@ -14,7 +14,9 @@ from ray.tune.search.optuna import OptunaSearch
 
 from raysft.config.schema import Config
 from raysft.config.space import Domain
+from raysft.studies.tune.goal import goal_of
 from raysft.studies.tune.settings import within
+from raysft.studies.tune.trial import SCORE, mode_of
 from raysft.studies.tune.trials import Settings
 
 WORST = 1e9  # what a diverged trial counts as; the estimator asks for the order only
@@ -30,8 +32,8 @@ def make_tpe(config: Config, before: Sequence[Settings]) -> "NumberedTpe":
         space={key: distribution(domain) for key, domain in config.tune.space.items()},
         sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=draws),
         points_to_evaluate=list(before),
-        metric="eval_loss",
-        mode="min",
+        metric=SCORE,
+        mode=mode_of(config),
         config=config,
     )
 
@@ -56,6 +58,7 @@ class NumberedTpe(OptunaSearch):  # type: ignore[misc]
         super().__init__(**options)
         self.domains = config.tune.space
         self.count = 0
+        self.worst = -WORST if goal_of(config).higher else WORST
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         found = super().suggest(trial_id)
@@ -70,5 +73,5 @@ class NumberedTpe(OptunaSearch):  # type: ignore[misc]
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         if result and result.get("status") == "diverged":
-            result = {**result, "eval_loss": WORST}
+            result = {**result, SCORE: self.worst}
         super().on_trial_complete(trial_id, result, error)

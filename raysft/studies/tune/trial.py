@@ -1,10 +1,13 @@
 """One trial: a training run in a run directory of its own, that reports to Ray Tune."""
 
+import math
 import shutil
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from raysft.config.schema import Config
@@ -15,11 +18,17 @@ from raysft.runs.events import Event
 from raysft.runs.loggers import loggers
 from raysft.runtime.train_loop import work_in
 from raysft.studies.divergence import has_diverged
+from raysft.studies.tune.goal import Trains, goal_of
 from raysft.studies.tune.settings import trial_config
 from raysft.studies.tune.trials import Trial, folder_of
 
 REGISTERED_WITHIN_S = 60.0
-REPORTED = ("loss", "grad_norm", "clipped_steps", "eval_loss")  # of the metrics
+REPORTED = ("loss", "grad_norm", "clipped_steps")  # of the metrics
+SCORE = "score"  # what Ray Tune and the trials' curves call it
+
+
+def mode_of(config: Config) -> str:
+    return "max" if goal_of(config).higher else "min"
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,7 @@ class SearchInputs:
     """What all trials share."""
 
     config: Config
+    trains: Trains
     train: TokenDataset
     heldout: TokenDataset
     template: Any
@@ -65,7 +75,7 @@ def run_trial(point: dict[str, Any], study: SearchInputs, typed_in: str) -> None
 def replay(trial: Trial) -> list[dict[str, Any]]:
     """The reports of a trial that has ended, as a scheduler needs them."""
     reports: list[dict[str, Any]] = [
-        {"status": trial.status, "step": step, "eval_loss": loss} for step, loss in trial.curve
+        {"status": trial.status, "step": step, SCORE: score} for step, score in trial.curve
     ]
     if trial.status == "diverged":
         reports.append({"status": "diverged", "step": 0})
@@ -76,7 +86,8 @@ def prepare_folder(folder: Path, config: Config, study: SearchInputs, *, anew: b
     """A run directory without checkpoints; what an interrupted attempt left there is removed."""
     shutil.rmtree(folder if anew else folder / rundir.CHECKPOINTS, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
-    spec = {"verb": "train", "config": config.model_dump(mode="json"), "stamp": study.stamp}
+    raw = config.model_dump(mode="json")
+    spec = {"verb": config.tune.verb, "config": raw, "stamp": study.stamp}
     rundir.write_json(folder / rundir.RUN, spec)
 
 
@@ -87,11 +98,13 @@ def train(config: Config, folder: Path, study: SearchInputs, *, start_from: Path
     from raysft.model.load import load_model_config
     from raysft.runtime.fit import fit
 
-    hf_config = load_model_config(config, study.template)
+    config = study.trains.as_computed(config)
+    objective = study.trains.objective(config)
+    hf_config = load_model_config(config, study.template, scalar=objective.scalar)
     report = TrialReport(folder, config, study, hf_config.vocab_size)
     fit(
         config, study.train, study.heldout, hf_config, study.template.tokenizer, folder, report,
-        exports=False, start_from=start_from,
+        objective=objective, exports=False, start_from=start_from,
         placed=lambda placement: tune.report(
             {"status": "running", "step": 0, "placement": placement}
         ),
@@ -105,8 +118,10 @@ class TrialReport:
         self.folder = folder
         self.vocabulary = vocabulary
         self.holds = study.config.tune.scheduler == "pbt"
+        self.goal = goal_of(study.config)
+        self.latest: deque[float] = deque(maxlen=self.goal.lines)
         self.loggers = loggers(config, folder)
-        self.first_loss = 0.0  # held out, before the first step
+        self.first_loss = 0.0  # before the first step
         self.step = -1  # of the last report
         self.total_steps: int | None = None
         self.starts = 0
@@ -130,25 +145,33 @@ class TrialReport:
     def report(self, event: events.Metrics) -> None:
         from ray import tune
 
-        self.step, loss = event.step, event.values.get("eval_loss")
+        self.step, value = event.step, event.values.get(self.goal.metric)
         kept: dict[str, Any] = {
             key: event.values[key] for key in REPORTED if event.values.get(key) is not None
         }
         if self.step == 0:
             kept["observed"] = self.observed
-            self.first_loss = loss or 0.0
-        elif loss is not None and has_diverged(loss, self.first_loss, self.vocabulary):
-            raise NotFinite(f"the held-out loss is {loss:.3g} at step {self.step}", self.step)
+            self.first_loss = value or 0.0
+        elif value is not None and self.has_diverged(value):
+            raise NotFinite(f"the {self.goal.words} is {value:.3g} at step {self.step}", self.step)
+        if value is not None:
+            self.latest.append(value)
+            kept[SCORE] = fmean(self.latest)
         kept |= {
             "step": self.step,
             "status": "done" if self.step == self.total_steps else "running",
             "total_steps": self.total_steps,
             "num_restarts": self.starts - 1,
         }
-        if self.holds and self.step and loss is not None:
+        if self.holds and self.step and value is not None:
             self.held = kept
         else:
             tune.report(kept)
+
+    def has_diverged(self, value: float) -> bool:
+        if not self.goal.diverges:
+            return not math.isfinite(value)
+        return has_diverged(value, self.first_loss, self.vocabulary)
 
     def send_held(self, step: int) -> None:
         from ray import tune

@@ -8,8 +8,9 @@ from typing import Any
 from raysft.errors import UserError
 from raysft.runs import rundir
 from raysft.studies.results import read, write
+from raysft.studies.tune.goal import Goal
 
-# How trials are ranked: by status first, and by held-out loss among equals.
+# How trials are ranked: by status first, and by their score among equals.
 STATUSES = ("done", "stopped", "running", "interrupted", "waiting", "failed", "diverged")
 FINISHED = ("done", "stopped", "diverged")  # is not run again by --resume
 TRIALS = "trials"  # the folder of their run directories
@@ -24,7 +25,7 @@ class Trial:
     status: str = "waiting"
     step: int = 0
     total_steps: int | None = None
-    curve: list[tuple[int, float]] = field(default_factory=list)  # step, held-out loss
+    curve: list[tuple[int, float]] = field(default_factory=list)  # step, score: see Goal
     loss: float | None = None  # of the last log step
     stability: dict[str, float | None] = field(default_factory=dict)
     diverged_step: int | None = None
@@ -38,7 +39,7 @@ class Trial:
         return self.status in FINISHED
 
     @property
-    def eval_loss(self) -> float | None:
+    def score(self) -> float | None:
         """The last one; None before the first step."""
         return self.curve[-1][1] if self.curve and self.curve[-1][0] else None
 
@@ -51,22 +52,22 @@ def folder_of(run_dir: Path, number: int) -> Path:
     return run_dir / TRIALS / f"{number:03}"
 
 
-def ranked(trials: Iterable[Trial]) -> list[Trial]:
+def ranked(trials: Iterable[Trial], goal: Goal) -> list[Trial]:
     """Best first; diverged ones last, those that held out longest before the others."""
 
     def place(trial: Trial) -> tuple[float, ...]:
         status = STATUSES.index(trial.status)
         if trial.status == "diverged":
             return status, -float(trial.diverged_step or 0), trial.number
-        loss = float("inf") if trial.eval_loss is None else trial.eval_loss
-        return status, loss, trial.number
+        cost = float("inf") if trial.score is None else goal.cost(trial.score)
+        return status, cost, trial.number
 
     return sorted(trials, key=place)
 
 
-def best_of(trials: Iterable[Trial]) -> Trial | None:
-    """The trial with the lowest held-out loss among those that went to their end."""
-    first = next(iter(ranked(trials)), None)
+def best_of(trials: Iterable[Trial], goal: Goal) -> Trial | None:
+    """The trial with the best score among those that went to their end."""
+    first = next(iter(ranked(trials, goal)), None)
     return first if first is not None and first.status == "done" else None
 
 
