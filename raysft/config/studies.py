@@ -41,7 +41,8 @@ class Tune(Section):
     scheduler: Literal["fifo", "asha", "median", "pbt"] = "fifo"
     """`"fifo"` runs every trial to its end; `"asha"` and `"median"` stop trials that do worse than
     others did at the same step. `"pbt"` lets the worst trials go on from the best, with changed
-    settings: it searches `optim.lr` and keys of `schedule` only, with `sampler = "random"`."""
+    settings: it searches `optim.lr` and keys of `schedule` only, with `sampler = "random"` and
+    `verb = "train"`."""
     max_concurrent: Annotated[Count, Unit("trials")] | None = None
     """Most trials at the same time. When absent, as many as the cluster has room for, which is
     never exceeded."""
@@ -67,6 +68,11 @@ class Tune(Section):
             return self
         if self.sampler != "random":
             raise ValueError('scheduler "pbt" draws its first settings: set sampler = "random"')
+        if self.verb != "train":
+            raise ValueError(
+                f'scheduler "pbt" lets trials go on from each other, which runs of raysft '
+                f"{self.verb} cannot: take another scheduler"
+            )
         for key in self.space:
             if key != "optim.lr" and not key.startswith("schedule."):
                 raise ValueError(

@@ -158,6 +158,14 @@ def test_a_trial_whose_worker_dies_begins_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("cluster")
+def test_a_trial_that_ends_itself_has_gone_to_its_end(tmp_path: Path) -> None:
+    settings = (rates(1e-12), ONE_WORKER, "eval.patience=1")
+    summary, trials = search_in(tmp_path, lambda _: None, *settings)
+    assert (trials[1].status, trials[1].step) == ("done", 5)
+    assert summary["best"] == 1
+
+
+@pytest.mark.usefixtures("cluster")
 def test_pbt_moves_the_worse_trial_to_the_better(tmp_path: Path) -> None:
     """Two trials at once, one of which learns nothing until it goes on from the other."""
     settings = ("tune.scheduler=pbt", "tune.sampler=random", "tune.num_trials=2", ONE_WORKER)

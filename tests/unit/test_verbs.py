@@ -42,7 +42,7 @@ COMMITTED = {
     "bench masking": Path("benchmarks/masking/preset/results.json"),
     "bench data-size": Path("benchmarks/data-size/preset/results.json"),
     "bench stability": Path("benchmarks/stability/eight-rates/results.json"),
-    "bench over-optimization": Path("benchmarks/over-optimization/preset/results.json"),
+    "bench over-optimization": Path("benchmarks/over-optimization/hundred-steps/results.json"),
 }
 ROOT = Path(__file__).parents[2]
 PUBLISHED = sorted(

@@ -34,6 +34,11 @@ NOT_SEARCHED = {
     "ppo.reward": "it is what trials are after",
     "ppo.checker": "trials are compared by it",
 }
+CHANGES_REWARD = {
+    "ppo.beta": "the least of them would win, for it follows the reward farthest",
+    "ppo.missing_eos": "it is a part of the reward",
+    "ppo.reward_weights": "they make the reward",
+}
 
 
 def check_search(config: Config, as_computed: Callable[[Config], Config]) -> None:
@@ -70,17 +75,13 @@ def check_evaluations(config: Config) -> None:
 
 
 def check_rewards(config: Config) -> None:
-    tune = config.tune
-    if tune.scheduler == "pbt":
-        raise UserError(
-            'tune.scheduler "pbt" moves trials at evaluations, and those of ppo are compared by '
-            "the answers that they draw in training: take another scheduler"
-        )
-    if config.ppo.checker is None and "ppo.beta" in tune.space:
-        raise UserError(
-            "tune.space: with ppo.beta searched, the least of them would win, for it follows "
-            "ppo.reward farthest: set ppo.checker, by which trials are compared then"
-        )
+    """Raises UserError where trials would be compared by what the search itself changes."""
+    for key, why in CHANGES_REWARD.items():
+        if key in config.tune.space and config.ppo.checker is None:
+            raise UserError(
+                f"tune.space: {key} cannot be searched with trials compared by ppo.reward: {why}. "
+                "Set ppo.checker, by which they are compared then"
+            )
 
 
 def check_combinations(config: Config, as_computed: Callable[[Config], Config]) -> None:

@@ -109,6 +109,7 @@ def train(config: Config, folder: Path, study: SearchInputs, *, start_from: Path
             {"status": "running", "step": 0, "placement": placement}
         ),
     )  # fmt: skip
+    report.end()
 
 
 class TrialReport:
@@ -117,6 +118,7 @@ class TrialReport:
     def __init__(self, folder: Path, config: Config, study: SearchInputs, vocabulary: int) -> None:
         self.folder = folder
         self.vocabulary = vocabulary
+        self.newest: dict[str, Any] = {}  # report that was sent
         self.holds = study.config.tune.scheduler == "pbt"
         self.goal = goal_of(study.config)
         self.latest: deque[float] = deque(maxlen=self.goal.lines)
@@ -166,7 +168,15 @@ class TrialReport:
         if self.holds and self.step and value is not None:
             self.held = kept
         else:
+            self.newest = kept
             tune.report(kept)
+
+    def end(self) -> None:
+        """It has ended by itself: before its last step by eval.patience or ppo.stop_kl."""
+        from ray import tune
+
+        if self.newest.get("status") == "running":
+            tune.report(self.newest | {"status": "done"})
 
     def has_diverged(self, value: float) -> bool:
         if not self.goal.diverges:
