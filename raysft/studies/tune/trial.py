@@ -188,7 +188,7 @@ class TrialReport:
 
         saved = newest_checkpoint(self.folder, step)
         tune.report(self.held, checkpoint=tune.Checkpoint.from_directory(str(saved)))
-        self.held = {}
+        self.newest, self.held = self.held, {}
 
 
 def newest_checkpoint(folder: Path, step: int) -> Path:
