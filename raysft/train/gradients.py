@@ -15,6 +15,7 @@ from raysft.data.batch import Batch
 from raysft.train.objectives.objective import Objective
 from raysft.train.step import train_step
 
+PIECE = 2**20  # elements
 Gradient = list[Tensor]  # fp32, of any shapes: a partition; no element is another rank's as well
 
 
@@ -64,12 +65,23 @@ def without_update(engine: Any) -> Iterator[Gradient]:
 
 def dot(a: Gradient, b: Gradient) -> Tensor:
     """This rank's summand of the inner product of two gradients, fp64 []: the sum over all ranks
-    is that of the whole gradients, which are gathered nowhere."""
-    products = [torch.dot(x.flatten().double(), y.flatten().double()) for x, y in pairs(a, b)]
+    is that of the whole gradients, which are gathered nowhere.
+
+    A piece at a time: a partition is one tensor, and twice it in fp64 would be four of it.
+    """
+    products = [
+        torch.dot(x.double(), y.double())
+        for one, other in pairs(a, b)
+        for x, y in pairs(pieces(one), pieces(other))
+    ]
     return torch.stack(products).sum() if products else torch.zeros((), dtype=torch.float64)
 
 
-def pairs(a: Gradient, b: Gradient) -> Iterator[tuple[Tensor, Tensor]]:
+def pieces(part: Tensor) -> Sequence[Tensor]:
+    return part.flatten().split(PIECE)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def pairs(a: Sequence[Tensor], b: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
     return iter(zip(a, b, strict=True))
 
 
