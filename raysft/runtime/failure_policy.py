@@ -28,7 +28,8 @@ NO_SPACE = os.strerror(errno.ENOSPC)
 ADVICE = (
     "Any of these needs less: a smaller batch.micro_batch_size or batch.seq_len, "
     "model.activation_checkpointing = true, engine.zero_stage = 3, engine.precision = "
-    '"bf16", more scaling.workers on other machines'
+    '"bf16", more scaling.workers on other machines; of a search or a study, a smaller '
+    "tune.max_concurrent"
 )
 
 
