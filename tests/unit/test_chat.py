@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -135,15 +136,18 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -> None:
         os.execv(command, [command, "chat", str(folder), "--max-new-tokens=90000"])
     seen, until = "", time.monotonic() + 240
 
-    def wait_for(words: str, again: bytes = b"") -> None:
-        """again: typed at first and every two seconds, as a person does where nothing happens: a
-        Ctrl-C between the prompt and the first look at the keyboard waits for the next key."""
+    def wait_for(words: str, again: Sequence[bytes] = (b"",)) -> None:
+        """again: typed at first and every few seconds, as a person does where nothing happens: a
+        Ctrl-C between the prompt and the first look at the keyboard waits for the next key. Not in
+        one piece: Ctrl-C takes back what was typed and not read, and who was told of keys that are
+        gone waits for others."""
         nonlocal seen
         while words not in seen:
-            assert time.monotonic() < until, seen[-500:]
-            os.write(terminal, again)
-            while words not in seen and select.select([terminal], [], [], 2)[0]:
-                seen += os.read(terminal, 4096).decode(errors="replace")
+            for keys in again:
+                assert time.monotonic() < until, seen[-500:]
+                os.write(terminal, keys)
+                while words not in seen and select.select([terminal], [], [], 1)[0]:
+                    seen += os.read(terminal, 4096).decode(errors="replace")
         seen = seen.partition(words)[2]
 
     try:
@@ -155,8 +159,8 @@ def test_ctrl_c_stops_the_answer_and_ctrl_d_ends(tmp_path: Path) -> None:
         os.write(terminal, b"\x03")
         wait_for("stopped")
         wait_for("> ")
-        wait_for("> ", again=b"half\x03")
-        os.write(terminal, b"\x04")
+        wait_for("> ", again=(b"half", b"\x03"))
+        os.write(terminal, b"\x15\x04")  # a line that is left is deleted first
         while not (ended := os.waitpid(child, os.WNOHANG))[0]:
             assert time.monotonic() < until
             time.sleep(0.1)
