@@ -17,9 +17,8 @@ from raysft.runtime.reach import ADVICE, require_cluster
 T = TypeVar("T")
 # What Ray Train logs every second where there is no dashboard to ask for its controller.
 NOISE = "Failed to query Ray Train Controller actor state"
-STARTS_TOO_SLOWLY = (
-    "timed out during startup"  # what Ray says of a node after 30 s, in an Exception
-)
+# What Ray says of a node after 30 s, in an exception without a class of its own.
+STARTS_TOO_SLOWLY = "timed out during startup"
 
 
 class WithoutNoise:

@@ -23,7 +23,8 @@ class Pair(NamedTuple):
         if self.b.status != "done":
             return self.a.status == "done"
         pairs = [(self.a.figures[name], self.b.figures[name]) for name in self.a.figures]
-        return any(x is not None and y is not None and y > x * (1 + tolerance) for x, y in pairs)
+        known = [(x, y) for x, y in pairs if x is not None and y is not None]
+        return any(y > x + tolerance * abs(x) for x, y in known)  # rewards lie below 0
 
 
 def compare(

@@ -19,7 +19,7 @@ from raysft.studies.point_runs import Inputs, Placed
 from raysft.studies.results import finished, header, write
 from raysft.studies.study import Study
 from raysft.studies.tune.record import reason
-from raysft.studies.tune.search import SWITCHES, concurrency
+from raysft.studies.tune.search import SWITCHES, room
 
 FOLDER = "points"  # of what their runs leave, in the run directory of the study
 Point = Mapping[str, Any]  # what it differs in from the others: plain values
@@ -61,7 +61,7 @@ def run_study(
     order = [tuple(point.values()) for point in points]
     known = {values(case, points[0]) for case in before}
     left = [point for point in points if tuple(point.values()) not in known]
-    pace = Pace(len(before), len(left), at_once(config))
+    pace = Pace(len(before), len(left), room(config))
 
     def ended(result: dict[str, Any]) -> None:
         cases = [*results["cases"], result]
@@ -84,14 +84,6 @@ def run_study(
             for status in ("done", "failed")
         },
     }
-
-
-def at_once(config: Config) -> int:
-    """How many points the cluster that this process is connected to has room for."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return concurrency(config, nodes)
 
 
 def values(case: Mapping[str, Any], point: Point) -> tuple[Any, ...]:
@@ -131,7 +123,7 @@ def run_batches(
             tune.PlacementGroupFactory([{"memory": 1}]),  # the workers have resources of their own
         ),
         param_space={"number": tune.grid_search(list(range(len(batches))))},
-        tune_config=tune.TuneConfig(max_concurrent_trials=at_once(config)),
+        tune_config=tune.TuneConfig(max_concurrent_trials=room(config)),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(run_dir.resolve()),

@@ -61,6 +61,8 @@ def test_a_case_without_memory_is_a_row_and_the_others_end(tmp_path: Path) -> No
     assert (second["seq_len"], second["sequences"]) == (1000, same_tokens["sequences"])
     assert second["step_times_s"] != same_tokens["step_times_s"]
     assert "case 3 of 3" in again.stderr
+    assert "1 of 3 points; 2 were there already" in again.stderr
+    assert "were there already" not in outcome.stderr
     assert "case 2 of 3" not in again.stderr
 
 

@@ -12,6 +12,7 @@ import pytest
 from raysft.config.load import load_config
 from raysft.config.schema import Config
 from raysft.errors import UserError
+from raysft.studies.compare import Pair
 from raysft.studies.divergence import has_diverged
 from raysft.studies.tune.goal import LOSS, REWARD
 from raysft.studies.tune.record import reason
@@ -309,6 +310,10 @@ def test_a_reward_is_better_where_it_is_higher(tmp_path: Path) -> None:
     results = read_results(tmp_path)[1] | {"trials": [asdict(one) for one in trials]}
     costs = [point.figures["less checker's mean"] for point in STUDY.points(results)]
     assert costs == [-0.2, -0.7, -0.9, -0.1]
+    a, b = STUDY.points(results)[:2]
+    assert not Pair(a, a).worse(tolerance=0.1)
+    assert not Pair(a, b).worse(tolerance=0.1)
+    assert Pair(b, a).worse(tolerance=0.1)
     for name in ("curves.png", "settings.png", "parallel.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 

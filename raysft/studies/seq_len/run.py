@@ -1,6 +1,5 @@
 """What the sequence length costs: the real training step at several lengths, in fresh workers."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -84,11 +83,11 @@ def run_cases(
     """The result of each case as it ends; one that fails is a result like any other. before: the
     number of those that had ended already."""
     pace = Pace(before, len(left), at_once=1)
+    emit(pace.after(0))
     for number, case in enumerate(left, start=before + 1):
         words = f"{case.sequences} sequences of {case.seq_len} tokens a step"
         emit(events.Status(f"case {number} of {before + len(left)}: {words}"))
-        since = time.monotonic()
-        result = run_case(inputs, case) | {"seconds": round(time.monotonic() - since, 1)}
+        result = run_case(inputs, case)
         emit(events.Case(result))
         emit(pace.after(1))
         yield result

@@ -45,11 +45,11 @@ def draw(folder: Path, space: Mapping[str, "Domain"], trials: Sequence[Trial], g
 
 
 def edge_of(trials: Sequence[Trial], goal: Goal) -> float:
-    """How far the axis of scores reaches: of losses to that of a model that is as good as
-    untrained, and some room; of what is better higher to the lowest."""
+    """Where what has diverged is drawn, and how far the axis reaches: a loss as high as that of a
+    model that is as good as untrained, and some room; or the lowest of what is better higher."""
     if goal.higher:
-        return goal.edge(scores_of(trials))
-    return goal.edge([trial.curve[0][1] for trial in trials if trial.curve])
+        return min(scores_of(trials), default=0.0)
+    return 1.25 * max((trial.curve[0][1] for trial in trials if trial.curve), default=1.0)
 
 
 def within(score: float, edge: float, goal: Goal) -> float:

@@ -29,12 +29,6 @@ class Goal(NamedTuple):
         """The less, the better."""
         return -score if self.higher else score
 
-    def edge(self, scores: list[float]) -> float:
-        """Where figures draw what has no score, because it diverged: beyond the worst."""
-        if self.higher:
-            return min(scores, default=0.0)
-        return 1.25 * max(scores, default=1.0)
-
 
 LOSS = Goal("eval_loss", "held-out loss", "nats a token", diverges=True)
 PAIR_LOSS = Goal("eval_loss", "held-out loss", "nats a pair")

@@ -31,12 +31,12 @@ Header = Mapping[str, Any]  # results.json without its trials
 
 def write_report(run_dir: Path, header: Header, trials: Sequence[Trial]) -> None:
     """best.toml, trials.csv, report.md and its figures."""
-    config, goal = config_of(header), goal_of(config_of(header))
+    goal = goal_in(header)
     best = best_of(trials, goal)
     if best is not None:
         (run_dir / rundir.BEST).write_text(best_toml(header, best, len(trials)))
     write_csv(run_dir / "trials.csv", header, trials)
-    draw(run_dir, config.tune.space, trials, goal)
+    draw(run_dir, config_of(header).tune.space, trials, goal)
     (run_dir / rundir.REPORT).write_text(markdown(header, trials))
 
 
@@ -45,6 +45,10 @@ def config_of(header: Header) -> "Config":
     from raysft.config.schema import Config
 
     return Config.model_validate_json(json.dumps(as_named_now(header["config"])))
+
+
+def goal_in(header: Header) -> Goal:
+    return goal_of(config_of(header))
 
 
 def keys_of(header: Header) -> list[str]:
@@ -62,7 +66,7 @@ def best_toml(header: Header, best: Trial, count: int) -> str:
     table = config.model_dump(mode="json", exclude_defaults=True, exclude_none=True)
     comment = (
         f"# The best of {count} trials of `{header['stamp']['command']}`: trial {best.number},\n"
-        f"# {goal_of(config_of(header)).words} {best.score:.4f} with {words(best.settings)}.\n"
+        f"# {goal_in(header).words} {best.score:.4f} with {words(best.settings)}.\n"
     )
     if best.changes:
         comment += (
@@ -74,7 +78,7 @@ def best_toml(header: Header, best: Trial, count: int) -> str:
 
 def write_csv(path: Path, header: Header, trials: Sequence[Trial]) -> None:
     """Ranked, one row a trial; an empty cell is unknown."""
-    keys, goal = keys_of(header), goal_of(config_of(header))
+    keys, goal = keys_of(header), goal_in(header)
     plain = (goal.metric, "step", "total_steps", "diverged_step", "num_restarts", "wall_s", "error")
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -115,7 +119,7 @@ def verdict(trials: Sequence[Trial], goal: Goal) -> str:
 
 
 def markdown(header: Header, trials: Sequence[Trial]) -> str:
-    keys, goal = keys_of(header), goal_of(config_of(header))
+    keys, goal = keys_of(header), goal_in(header)
     best_first = ranked(trials, goal)
     rows = [row_of(trial) for trial in best_first]
     lines = ["# Search", "", verdict(trials, goal), ""]
@@ -153,7 +157,7 @@ def facts(header: Header) -> list[tuple[str, str]]:
 def points(results: Results) -> list[Point]:
     """Each trial, by its number and settings."""
     header, trials = parse(results)
-    goal = goal_of(config_of(header))
+    goal = goal_in(header)
     name = f"less {goal.words}" if goal.higher else goal.words
     return [
         Point(
@@ -170,14 +174,14 @@ def points(results: Results) -> list[Point]:
 
 def tables(results: Results) -> list[RenderableType]:
     header, trials = parse(results)
-    goal = goal_of(config_of(header))
+    goal = goal_in(header)
     rows = [row_of(trial) for trial in ranked(trials, goal)]
     return [ranked_table(rows, keys_of(header), goal.words)]
 
 
 def of_results(results: Results) -> str:
     header, trials = parse(results)
-    return verdict(trials, goal_of(config_of(header)))
+    return verdict(trials, goal_in(header))
 
 
 STUDY = Study(

@@ -35,13 +35,10 @@ def run(
     it knows what it knew; the others begin again, with their settings. results.json is written
     whenever a trial begins or ends.
     """
-    import ray
     from ray import tune
 
     os.environ.update(SWITCHES)
-    at_once = concurrency(
-        study.config, [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    )
+    at_once = room(study.config)
     record = Record(study, [trial for trial in before if trial.finished], emit)
     goal = goal_of(study.config)
     emit(events.Search(num_trials(study.config), at_once, goal.words, goal.higher))
@@ -76,6 +73,13 @@ def run(
         record.close()
         shutil.rmtree(study.run_dir / "tune", ignore_errors=True)  # what Ray Tune kept for itself
     return record.summary()
+
+
+def room(config: Config) -> int:
+    """How many trials fit at once into the cluster that this process is connected to."""
+    import ray
+
+    return concurrency(config, [node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def concurrency(config: Config, nodes: Sequence[Mapping[str, float]]) -> int:
